@@ -1,0 +1,144 @@
+# Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
+.DEFAULT_GOAL := help
+.PHONY: help deps packages test-packages build run test check format bench clean
+.DELETE_ON_ERROR:
+
+ifeq ($(V),1)
+Q :=
+note = @:
+else
+Q := @
+note = @printf '  %-8s %s\n'
+NPM_QUIET := --silent
+endif
+
+# System packages, by Debian's and Ubuntu's names. bpftool is a package of its
+# own on Debian; Ubuntu has it among the kernel's tools.
+BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generic,bpftool)
+BUILD_PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3
+TEST_PACKAGES := $(BPFTOOL) strace util-linux
+CHECK_PACKAGES := clang-format
+
+# Where node-gyp finds Node's headers: beside the node that runs, where they
+# usually are; else it downloads them.
+NODE_PREFIX := $(shell node -p "require('path').resolve(process.execPath, '../..')")
+NODE_DIR := $(if $(wildcard $(NODE_PREFIX)/include/node/node_api.h),--nodedir=$(NODE_PREFIX))
+
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+ADDON := build/Release/execve_counter.node
+OBJECT := dist/execve_counter.bpf.o
+TOOLS := build/test
+TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf usr/bin/prometheus)
+C_SOURCES := $(wildcard bpf/*.[ch] native/*.cc native/*.h test/*/*.[ch])
+# -mcpu=v3 (Linux 5.1) is named, and paths are kept out, so that the object is
+# the same wherever it is built.
+BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Werror -Ibpf \
+	-I/usr/include/$(shell uname -m)-linux-gnu -fdebug-compilation-dir=.
+
+help:
+	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
+	@echo 'make test   the same, and run every test'
+	@echo 'make deps   install what is missing'
+	@echo 'make build  compile the BPF object, the addon and the agent'
+	@echo 'make check  formatter, linter, types'
+	@echo 'make format mend what the formatters can'
+	@echo 'make bench  measure'
+	@echo 'make clean  remove what was built'
+
+deps: packages node_modules/.package-lock.json
+
+packages:
+	$(call install,$(BUILD_PACKAGES))
+
+test-packages:
+	$(call install,$(TEST_PACKAGES))
+
+build: $(OBJECT) $(ADDON) dist/cli.js
+
+run: build
+	$(Q)$(AS_ROOT) node dist/cli.js $(ARGS)
+
+test: build test-packages $(TEST_TOOLS)
+	$(Q)node_modules/.bin/vitest run --config test/vitest.config.ts --project unit
+	$(Q)$(AS_ROOT) node_modules/.bin/vitest run --config test/vitest.config.ts --project kernel
+
+check: build
+	$(call install,$(CHECK_PACKAGES))
+	$(note) CHECK 'formatter and linter'
+	$(Q)node_modules/.bin/biome ci --error-on-warnings
+	$(Q)clang-format --dry-run -Werror $(C_SOURCES)
+	$(note) CHECK types
+	$(Q)node_modules/.bin/tsc -p test
+	$(note) CHECK architecture
+	$(Q)node_modules/.bin/vitest run --config test/vitest.config.ts --project unit architecture
+
+format: node_modules/.package-lock.json
+	$(Q)node_modules/.bin/biome check --write
+	$(Q)clang-format -i $(C_SOURCES)
+
+bench: build $(TOOLS)/storm $(TOOLS)/baseline.bpf.o
+	$(Q)$(AS_ROOT) node test/bench/bench.mjs
+
+clean:
+	$(Q)rm -rf build dist node_modules
+
+node_modules/.package-lock.json: package.json package-lock.json | packages
+	$(note) NPM node_modules
+	$(Q)npm ci --ignore-scripts $(NPM_QUIET)
+	$(Q)touch $@
+
+$(OBJECT): bpf/execve_counter.bpf.c bpf/execve_counter.h bpf/vmlinux.h | packages
+	$(bpf_object)
+
+$(ADDON): native/addon.cc native/session.cc native/session.h bpf/execve_counter.h binding.gyp node_modules/.package-lock.json
+	$(note) GYP $@
+	$(Q)pkg-config --exists --print-errors 'libbpf >= 1.0' || \
+		{ echo 'libbpf 1.0 or newer is needed: Debian 12, Ubuntu 24.04 or newer have it'; exit 1; }
+	$(Q)node_modules/.bin/node-gyp configure build $(NODE_DIR) $(if $(Q),--loglevel=error >/dev/null)
+	$(Q)touch $@
+
+dist/cli.js: $(wildcard src/*.ts) tsconfig.json node_modules/.package-lock.json
+	$(note) TSC dist/
+	$(Q)node_modules/.bin/tsc -p .
+	$(Q)chmod +x $@
+	$(Q)touch $@
+
+$(TOOLS)/%: test/support/%.c | packages
+	$(note) CC $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -O2 -Wall -Wextra -Werror -pthread -o $@ $<
+
+$(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c bpf/execve_counter.h bpf/vmlinux.h | packages
+	$(bpf_object)
+
+# Unpacked rather than installed: installing it would start a Prometheus service.
+$(TOOLS)/usr/bin/prometheus: | packages
+	$(note) UNPACK prometheus
+	$(Q)mkdir -p $(TOOLS)
+	$(Q)cd $(TOOLS) && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
+	$(Q)touch $@
+
+define bpf_object
+$(note) CLANG $@
+$(Q)mkdir -p $(@D)
+$(Q)clang $(BPF_CFLAGS) -c $< -o $@
+$(Q)llvm-strip -g $@
+endef
+
+# $(call install,PACKAGES) installs those that are missing.
+define install
+$(Q)missing=$$(for name in $(1); do \
+		dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null | grep -qx installed || echo $$name; \
+	done); \
+	[ -z "$$missing" ] && exit; \
+	install="apt-get install -y --no-install-recommends $$(echo $$missing)"; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "install the equivalents of these Debian packages:" $$missing; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then root=; \
+	elif sudo -n true 2>/dev/null; then root=sudo; \
+	else echo "system packages are missing; run: sudo $$install"; exit 1; fi; \
+	printf '  %-8s %s\n' APT "$$(echo $$missing)"; \
+	{ $$root apt-get update && $$root env DEBIAN_FRONTEND=noninteractive $$install; } >build-packages.log 2>&1 || \
+		{ cat build-packages.log; rm build-packages.log; exit 1; }; \
+	rm build-packages.log
+endef

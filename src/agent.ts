@@ -1,0 +1,210 @@
+/** The agent: ties the kernel to what shows the numbers, until told to stop. */
+import type { Writable } from "node:stream";
+import { ExitCode, UserError } from "./errors.ts";
+import { toJson } from "./json.ts";
+import { type Kernel, type KernelOptions, openKernel } from "./kernel.ts";
+import { createLog, type Level, type Log } from "./log.ts";
+import { type Format, formatLine } from "./printer.ts";
+import { read } from "./reader.ts";
+import { missed, type Snapshot, toPlain } from "./snapshot.ts";
+import { VERSION } from "./version.ts";
+import type { Address, Page, Web } from "./web.ts";
+
+export interface AgentOptions {
+  /** Milliseconds between printed lines. */
+  interval: number;
+  output: Format;
+  attempts: KernelOptions["attempts"];
+  watch: readonly string[];
+  /** Undefined for no HTTP at all. */
+  web: { addresses: readonly Address[]; telemetryPath: string } | undefined;
+  logLevel: Level;
+}
+
+/** Paths that --web.telemetry-path cannot take, because they serve something else. */
+export const FIXED_PATHS: readonly string[] = [
+  "/api/v1/counts",
+  "/-/healthy",
+  "/healthz",
+  "/-/ready",
+  "/readyz",
+];
+
+/**
+ * Counts, prints and serves until `stop` resolves.
+ *
+ * @throws UserError where it cannot start, or where `stdout` is closed on the other side
+ */
+export async function run(
+  options: AgentOptions,
+  stop: Promise<void>,
+  stdout: Writable,
+): Promise<void> {
+  const log = createLog(options.logLevel);
+  const kernel = openKernel({ ...options, log: log.debug });
+  let web: Web | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    log.info(
+      `${VERSION} counts ${kernel.attempts ? "attempts and successes" : "successes"}; ${describeMaps(kernel)}`,
+    );
+    const source = new Source(kernel, log);
+    if (options.web) web = await startWeb(options.web, kernel, source, log);
+
+    const broken = new Promise<never>((_, reject) => {
+      stdout.on("error", (error: NodeJS.ErrnoException) => reject(cannotPrint(error)));
+    });
+    let previous: Snapshot | undefined;
+    const print = () => {
+      const now = source.tryRead();
+      if (!now) return;
+      stdout.write(`${formatLine(options.output, previous, now)}\n`);
+      previous = now;
+    };
+    print();
+    timer = setInterval(print, options.interval);
+    await Promise.race([stop, broken]);
+  } finally {
+    clearInterval(timer);
+    web?.close();
+    kernel.close();
+  }
+}
+
+/** Loads, attaches, reads once and returns what would run, as lines. */
+export function check(options: AgentOptions): string[] {
+  const kernel = openKernel({ ...options, log: createLog(options.logLevel).debug });
+  try {
+    const now = read(kernel);
+    return [
+      `version   ${VERSION}, libbpf ${kernel.libbpfVersion}, Node ${process.version}`,
+      ...now.programs.map(
+        ({ name, hook, id }) => `program   ${name}, id ${id}, attached to ${hook}`,
+      ),
+      ...kernel.maps.map(
+        ({ name, id, capacity }) => `map       ${name}, id ${id}, ${capacity} entries at most`,
+      ),
+      ...options.watch.map((name) => `watch     ${name}`),
+      now.attempts
+        ? `read      ${now.attempts.execve} execve, ${now.attempts.execveat} execveat, ${now.execs} execs, ${missed(now)} missed`
+        : `read      ${now.execs} execs, ${missed(now)} missed`,
+      ...(options.web?.addresses ?? []).map(
+        ({ host, port }) =>
+          `web       ${host ?? "every address"}, port ${port}, path ${options.web?.telemetryPath}`,
+      ),
+      "ok",
+    ];
+  } finally {
+    kernel.close();
+  }
+}
+
+/** Reads for everybody, and remembers whether the last read worked. */
+class Source {
+  readErrors = 0;
+  /** Why the last read failed. */
+  failure: string | undefined;
+  readonly #kernel: Kernel;
+  readonly #log: Log;
+
+  constructor(kernel: Kernel, log: Log) {
+    this.#kernel = kernel;
+    this.#log = log;
+  }
+
+  tryRead(): Snapshot | undefined {
+    try {
+      const snapshot = read(this.#kernel);
+      this.failure = undefined;
+      return snapshot;
+    } catch (error) {
+      this.readErrors++;
+      this.failure = (error as Error).message;
+      this.#log.error(`cannot read the counters: ${this.failure}`);
+      return undefined;
+    }
+  }
+}
+
+async function startWeb(
+  options: NonNullable<AgentOptions["web"]>,
+  kernel: Kernel,
+  source: Source,
+  log: Log,
+): Promise<Web> {
+  // Loaded only now: counting does not wait for HTTP.
+  const { HTML, JSON_TYPE, TEXT, serve } = await import("./web.ts");
+  const { CONTENT_TYPES, observeProcess, render } = await import("./metrics.ts");
+  const { landingPage } = await import("./page.ts");
+  const processMetrics = observeProcess();
+
+  const withSnapshot =
+    (show: (snapshot: Snapshot, ...rest: Parameters<Page>) => ReturnType<Page>): Page =>
+    (prefer) => {
+      const snapshot = source.tryRead();
+      return snapshot
+        ? show(snapshot, prefer)
+        : { status: 503, type: TEXT, body: `cannot read the counters: ${source.failure}\n` };
+    };
+  const healthy: Page = () => ({ type: TEXT, body: "healthy\n" });
+  const ready: Page = () =>
+    source.failure === undefined
+      ? { type: TEXT, body: "ready\n" }
+      : { status: 503, type: TEXT, body: `cannot read the counters: ${source.failure}\n` };
+
+  const pages = new Map<string, Page>([
+    [
+      "/",
+      () => ({
+        type: HTML,
+        body: landingPage(VERSION, [
+          [options.telemetryPath, "for Prometheus"],
+          ["/api/v1/counts", "the same as JSON"],
+          ["/-/healthy", "whether the agent answers"],
+          ["/-/ready", "whether it counts"],
+        ]),
+      }),
+    ],
+    [
+      "/api/v1/counts",
+      withSnapshot((snapshot) => ({ type: JSON_TYPE, body: `${toJson(toPlain(snapshot))}\n` })),
+    ],
+    ["/-/healthy", healthy],
+    ["/healthz", healthy],
+    ["/-/ready", ready],
+    ["/readyz", ready],
+    [
+      options.telemetryPath,
+      withSnapshot(async (snapshot, prefer) => {
+        const type = prefer(CONTENT_TYPES);
+        const agent = {
+          version: VERSION,
+          nodeVersion: process.version,
+          libbpfVersion: kernel.libbpfVersion,
+          readErrors: source.readErrors,
+        };
+        return { type, body: await render(type, snapshot, agent, processMetrics) };
+      }),
+    ],
+  ]);
+  const web = await serve(options.addresses, pages, (error) => {
+    log.error(`cannot answer a request: ${error instanceof Error ? error.stack : error}`);
+  });
+  for (const origin of web.origins) log.info(`metrics at ${origin}${options.telemetryPath}`);
+  return web;
+}
+
+function describeMaps(kernel: Kernel): string {
+  return kernel.maps
+    .filter(({ name }) => name === "execve_counter")
+    .map(({ name, id }) => `map ${name}, id ${id}`)
+    .join();
+}
+
+function cannotPrint(error: NodeJS.ErrnoException): UserError {
+  return new UserError(
+    `cannot write to stdout (${error.code ?? error.message})`,
+    "send stdout to something that keeps reading; > /dev/null if only /metrics is wanted",
+    ExitCode.failed,
+  );
+}

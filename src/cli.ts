@@ -1,0 +1,122 @@
+#!/usr/bin/env node
+/** The command line: flags in, exit code out. */
+import { Command, CommanderError, Option } from "commander";
+import { type AgentOptions, check, FIXED_PATHS, run } from "./agent.ts";
+import { ExitCode, UserError } from "./errors.ts";
+import { parseInterval, parseListenAddress, parseTelemetryPath, parseWatch } from "./flags.ts";
+import { createLog, LEVELS, type Level } from "./log.ts";
+import type { Format } from "./printer.ts";
+import { VERSION } from "./version.ts";
+
+interface Flags {
+  interval: number;
+  output: Format;
+  attempts: AgentOptions["attempts"];
+  watch: string[];
+  "web.listenAddress": string[] | undefined;
+  "web.telemetryPath": string;
+  web: boolean;
+  "log.level": Level;
+  check?: true;
+}
+
+const DEFAULT_ADDRESS = "127.0.0.1:11059";
+
+const collect = (parse: (text: string) => string[]) => (text: string, before?: string[]) => [
+  ...new Set([...(before ?? []), ...parse(text)]),
+];
+
+const program = new Command("execve-counter")
+  .description("Counts every program execution on this host, in the kernel, exactly.")
+  .version(VERSION, "--version", "print the version")
+  .helpOption("-h, --help", "print this help")
+  .helpCommand(false)
+  .exitOverride()
+  .configureOutput({ outputError: () => {} });
+
+const runCommand = program
+  .command("run", { isDefault: true })
+  .description("count until stopped (the default command)")
+  .helpOption("-h, --help", "print this help")
+  .addOption(
+    new Option("-i, --interval <duration>", "print period, 100ms to 1h")
+      .default(parseInterval("5s"), "5s")
+      .argParser(parseInterval),
+  )
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .addOption(
+    new Option("--attempts <how>", "how to count attempts")
+      .choices(["tracepoint", "off"])
+      .default("tracepoint"),
+  )
+  .addOption(
+    new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
+      .default([], "none")
+      .argParser(collect(parseWatch)),
+  )
+  .addOption(
+    new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
+      .default(undefined, DEFAULT_ADDRESS)
+      .argParser(collect((text) => [text])),
+  )
+  .addOption(new Option("--web.telemetry-path <path>", "where the metrics are").default("/metrics"))
+  .option("--no-web", "no HTTP at all")
+  .addOption(
+    new Option("--log.level <level>", "debug includes libbpf's messages")
+      .choices(LEVELS)
+      .default("info"),
+  )
+  .option("--check", "load, attach, read once, print what would run, exit")
+  .action(async (flags: Flags) => {
+    const { interval, output, attempts, watch } = flags;
+    const options: AgentOptions = {
+      interval,
+      output,
+      attempts,
+      watch,
+      web: flags.web
+        ? {
+            addresses: (flags["web.listenAddress"] ?? [DEFAULT_ADDRESS]).map(parseListenAddress),
+            telemetryPath: parseTelemetryPath(flags["web.telemetryPath"], FIXED_PATHS),
+          }
+        : undefined,
+      logLevel: flags["log.level"],
+    };
+    if (flags.check) process.stdout.write(`${check(options).join("\n")}\n`);
+    else await run(options, stopSignal(), process.stdout);
+  });
+
+program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
+
+/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
+function stopSignal(): Promise<void> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
+  });
+}
+
+/** Two lines on stderr, and the exit code. */
+function report(error: unknown): number {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0;
+    return report(
+      new UserError(
+        error.message.replace(/^error: /, "").replaceAll("\n", " "),
+        "see execve-counter --help",
+        ExitCode.usage,
+      ),
+    );
+  }
+  const log = createLog("error");
+  if (error instanceof UserError) {
+    log.error(error.message);
+    log.error(`to do: ${error.remedy}`);
+    return error.exitCode;
+  }
+  log.error(`this is a bug, please report it: ${error instanceof Error ? error.stack : error}`);
+  return ExitCode.failed;
+}
+
+process.exit(await program.parseAsync().then(() => 0, report));

@@ -1,0 +1,118 @@
+/**
+ * What went wrong, in a user's words: one line that says what failed, one line
+ * that says what to do, and the exit code.
+ */
+
+export const ExitCode = { failed: 1, usage: 2, unable: 3 } as const;
+export type ExitCode = (typeof ExitCode)[keyof typeof ExitCode];
+
+/** An error that the user can act on; shown without a stack. */
+export class UserError extends Error {
+  override readonly name = "UserError";
+  readonly remedy: string;
+  readonly exitCode: ExitCode;
+
+  /**
+   * @param what what failed, one line without a full stop
+   * @param remedy what to do about it, one line
+   */
+  constructor(what: string, remedy: string, exitCode: ExitCode) {
+    super(what);
+    this.remedy = remedy;
+    this.exitCode = exitCode;
+  }
+}
+
+/** What the addon reports: see Failure in native/session.h. */
+export interface KernelFailure {
+  step: string;
+  /** The errno's name: "EPERM". */
+  code: string;
+  /** The line of libbpf's messages that tells most, where there is one. */
+  detail: string | undefined;
+}
+
+/** What is known about the machine at the moment of the failure. */
+export interface Circumstances {
+  /** The effective capabilities, a bit each (CapEff in /proc/self/status). */
+  capabilities: bigint;
+  /** /sys/kernel/btf/vmlinux exists. */
+  btf: boolean;
+  /** The object file that was to be loaded. */
+  object: string;
+}
+
+// Bits of linux/capability.h.
+const CAP_SYS_ADMIN = 1n << 21n;
+const CAP_PERFMON = 1n << 38n;
+const CAP_BPF = 1n << 39n;
+
+const ALL_CAPABILITIES =
+  "run it as root (sudo npx execve-counter), or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH";
+const BANNED =
+  "the capabilities are there, so something above forbids it: look at the container's seccomp profile and at /sys/kernel/security/lockdown";
+const MOUNT_TRACEFS =
+  "mount it: sudo mount -t tracefs tracefs /sys/kernel/tracing; or count successes only, with --attempts off";
+
+/** Puts a failure of the kernel or of libbpf into a user's words. */
+export function explain(failure: KernelFailure, here: Circumstances): UserError {
+  const { step, code } = failure;
+  const because = failure.detail ? `${code}: ${failure.detail}` : code;
+  const unable = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.unable);
+  const failed = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.failed);
+
+  switch (step) {
+    case "open":
+      return failed(
+        code === "ENOENT"
+          ? `the BPF object is missing: ${here.object}`
+          : `the BPF object cannot be read: ${here.object} (${because})`,
+        "build it again (make build), or install execve-counter again",
+      );
+    case "tracefs":
+      return code === "EACCES"
+        ? unable(`tracefs may not be read (${code})`, ALL_CAPABILITIES)
+        : unable(`tracefs is not mounted, nor can it be privately (${code})`, MOUNT_TRACEFS);
+    case "tracepoint":
+      return unable(
+        `this kernel has no tracepoints on system calls (${code})`,
+        "boot a kernel with CONFIG_FTRACE_SYSCALLS=y, or count successes only, with --attempts off",
+      );
+    case "load":
+      if (!here.btf && code !== "ENOSYS" && !isDenied(code)) {
+        return unable(
+          "this kernel has no BTF: there is no /sys/kernel/btf/vmlinux",
+          "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' kernels have it",
+        );
+      }
+  }
+  if (code === "ENOSYS") {
+    return unable(
+      `this kernel has no BPF (${step}: ${because})`,
+      "boot a kernel with CONFIG_BPF_SYSCALL=y, or leave the sandbox that hides bpf(2)",
+    );
+  }
+  if (isDenied(code)) {
+    const needed = CAP_BPF | CAP_PERFMON;
+    const capable =
+      (here.capabilities & CAP_SYS_ADMIN) !== 0n || (here.capabilities & needed) === needed;
+    return unable(
+      `not permitted to use BPF (${step}: ${because})`,
+      capable ? BANNED : ALL_CAPABILITIES,
+    );
+  }
+  if (step === "load" || step === "perf_event" || step.startsWith("attach ")) {
+    return unable(
+      `the kernel refuses the program (${step}: ${because})`,
+      "run again with --log.level debug and report what it prints",
+    );
+  }
+  return failed(
+    `the counters cannot be used (${step}: ${because})`,
+    "start the meter again; if this repeats, report it with the output of --log.level debug",
+  );
+}
+
+function isDenied(code: string): boolean {
+  return code === "EPERM" || code === "EACCES";
+}

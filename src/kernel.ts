@@ -1,0 +1,172 @@
+/**
+ * The seam to the kernel: the only file that loads the native addon. Everything
+ * here is synchronous; reading takes microseconds.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { getSystemErrorName } from "node:util";
+import { ExitCode, explain, UserError } from "./errors.ts";
+import { EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
+import type { ProgramStats } from "./snapshot.ts";
+
+const ADDON = fileURLToPath(new URL("../build/Release/execve_counter.node", import.meta.url));
+const OBJECT = fileURLToPath(new URL("../dist/execve_counter.bpf.o", import.meta.url));
+
+export interface MapInfo {
+  name: string;
+  /** As `bpftool map` shows it. */
+  id: number;
+  /** max_entries. */
+  capacity: number;
+}
+
+/**
+ * One loaded copy of the BPF object; native/session.h says what each method does.
+ * Methods throw a NativeError where the kernel or libbpf fails, a TypeError for a
+ * wrong argument, and an Error with code ERR_SESSION_STATE when called out of
+ * order, a second close() included.
+ */
+export interface Session {
+  load(programs: string[]): void;
+  attach(program: string): void;
+  lookup(key: string): bigint | undefined;
+  update(key: string, value: bigint): void;
+  remove(key: string): boolean;
+  readCounters(): [key: string, value: bigint][];
+  readExecs(): bigint;
+  programs(): ProgramStats[];
+  maps(): MapInfo[];
+  close(): void;
+}
+
+/** What a Session throws: what was being done, and a positive errno. */
+interface NativeError extends Error {
+  step: string;
+  errno: number;
+}
+
+interface Addon {
+  Session: new (objectPath: string, log: (level: string, message: string) => void) => Session;
+  libbpfVersion: string;
+}
+
+export interface KernelOptions {
+  attempts: "tracepoint" | "off";
+  /** Command names to count one by one. */
+  watch: readonly string[];
+  /** Receives libbpf's messages, a line each. */
+  log: (line: string) => void;
+}
+
+/** The running meter in the kernel. */
+export interface Kernel {
+  readonly libbpfVersion: string;
+  readonly startTime: Date;
+  /** Whether attempts are counted. */
+  readonly attempts: boolean;
+  readonly maps: readonly MapInfo[];
+  readCounters(): ReadonlyMap<string, bigint>;
+  readExecs(): bigint;
+  programs(): ProgramStats[];
+  /** Detaches and unloads everything. */
+  close(): void;
+}
+
+/**
+ * Loads the programs, seeds the keys at 0 and attaches.
+ *
+ * @throws UserError when any step fails; nothing stays loaded then
+ */
+export function openKernel(options: KernelOptions): Kernel {
+  const addon = loadAddon();
+  const messages: string[] = [];
+  let session: Session | undefined;
+  try {
+    session = new addon.Session(OBJECT, (_level, message) => {
+      for (const line of message.trimEnd().split("\n")) {
+        messages.push(line);
+        options.log(line);
+      }
+    });
+    return start(session, addon.libbpfVersion, options);
+  } catch (error) {
+    session?.close();
+    throw isNativeError(error) ? translate(error, messages) : error;
+  }
+}
+
+function start(session: Session, libbpfVersion: string, options: KernelOptions): Kernel {
+  const attempts = options.attempts !== "off";
+  const programs = attempts ? ["count_execve", "count_execveat", "count_exec"] : ["count_exec"];
+  session.load(programs);
+  for (const key of [
+    ...(attempts ? [EXECVE_KEY, EXECVEAT_KEY] : []),
+    ...options.watch.map(watchKey),
+  ]) {
+    session.update(key, 0n);
+  }
+  const startTime = new Date();
+  for (const program of programs) session.attach(program);
+  return {
+    libbpfVersion,
+    startTime,
+    attempts,
+    maps: session.maps(),
+    readCounters: () => new Map(session.readCounters()),
+    readExecs: () => session.readExecs(),
+    programs: () => session.programs(),
+    close: () => session.close(),
+  };
+}
+
+/** @throws UserError where there is no addon for this machine */
+export function loadAddon(): Addon {
+  try {
+    return createRequire(import.meta.url)(ADDON);
+  } catch (error) {
+    throw new UserError(
+      `the native addon cannot be loaded: ${firstLine((error as Error).message)}`,
+      "build it (make build), which installs libbpf too",
+      ExitCode.failed,
+    );
+  }
+}
+
+function isNativeError(error: unknown): error is NativeError {
+  return error instanceof Error && "step" in error && "errno" in error;
+}
+
+function translate(error: NativeError, messages: readonly string[]): UserError {
+  return explain(
+    { step: error.step, code: getSystemErrorName(-error.errno), detail: tellingLine(messages) },
+    {
+      capabilities: effectiveCapabilities(),
+      btf: existsSync("/sys/kernel/btf/vmlinux"),
+      object: OBJECT,
+    },
+  );
+}
+
+/**
+ * The line of libbpf's messages that says why: the verifier's last word where
+ * the verifier spoke, else libbpf's first complaint.
+ */
+function tellingLine(messages: readonly string[]): string | undefined {
+  const end = messages.findIndex((line) => line.includes("-- END PROG LOAD LOG --"));
+  const verdict = messages
+    .slice(0, Math.max(end, 0))
+    .findLast(
+      (line) => line !== "" && !/^(processed \d+ insns|verification time|stack depth)/.test(line),
+    );
+  return verdict ?? messages.find((line) => /error|fail|missing|invalid|not /i.test(line));
+}
+
+function effectiveCapabilities(): bigint {
+  const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"));
+  return BigInt(`0x${line?.[1] ?? "0"}`);
+}
+
+function firstLine(text: string): string {
+  return text.split("\n", 1)[0] ?? "";
+}

@@ -1,0 +1,21 @@
+/**
+ * The text keys of the map `execve_counter`, as bpf/execve_counter.h defines them
+ * (a test compares the two).
+ */
+
+export const EXECVE_KEY = "execve_counter";
+export const EXECVEAT_KEY = "execveat_counter";
+const WATCH_PREFIX = "comm:";
+
+/** What the kernel keeps of a command's name: TASK_COMM_LEN - 1 bytes. */
+export const MAX_COMMAND_BYTES = 15;
+
+/** The key that counts programs started under the command name `name`. */
+export function watchKey(name: string): string {
+  return WATCH_PREFIX + name;
+}
+
+/** The command name that `key` counts, or undefined where it counts something else. */
+export function watchedName(key: string): string | undefined {
+  return key.startsWith(WATCH_PREFIX) ? key.slice(WATCH_PREFIX.length) : undefined;
+}

@@ -1,0 +1,26 @@
+/** One line for each interval: text for people, JSON for programs. */
+import { toJson } from "./json.ts";
+import { change, headline, missed, type Snapshot, toPlain } from "./snapshot.ts";
+
+export type Format = "text" | "json";
+
+/**
+ * The line for `now`, without a line feed.
+ *
+ * @param previous the snapshot of the line before; before the first line, all counts were 0
+ */
+export function formatLine(format: Format, previous: Snapshot | undefined, now: Snapshot): string {
+  const { delta, rate } = previous ? change(previous, now) : { delta: headline(now), rate: 0 };
+  if (format === "json") {
+    const { time, start_time, execve_counter, ...rest } = toPlain(now);
+    return toJson({ time, start_time, execve_counter, delta, rate: round(rate), ...rest });
+  }
+  const skipped = missed(now);
+  return `${now.time.toISOString()} execve_counter: ${headline(now)} (+${delta}, ${rate.toFixed(1)}/s${
+    skipped > 0n ? `, ${skipped} missed` : ""
+  })`;
+}
+
+function round(rate: number): number {
+  return Math.round(rate * 10) / 10;
+}

@@ -1,0 +1,39 @@
+/** Reads the running meter into a Snapshot; keeps nothing. */
+import type { Kernel } from "./kernel.ts";
+import { EXECVE_KEY, EXECVEAT_KEY, watchedName } from "./keys.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+/** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
+export function read(kernel: Kernel): Snapshot {
+  const clock = performance.now();
+  const time = new Date();
+  const counters = kernel.readCounters();
+  const execs = kernel.readExecs();
+  const programs = kernel.programs();
+
+  const counter = (key: string): bigint => {
+    const value = counters.get(key);
+    if (value === undefined) throw new Error(`the key ${key} is gone from the map execve_counter`);
+    return value;
+  };
+  const watched = new Map<string, bigint>();
+  for (const [key, value] of counters) {
+    const name = watchedName(key);
+    if (name !== undefined) watched.set(name, value);
+  }
+  return {
+    time,
+    clock,
+    startTime: kernel.startTime,
+    attempts: kernel.attempts
+      ? { execve: counter(EXECVE_KEY), execveat: counter(EXECVEAT_KEY) }
+      : undefined,
+    execs,
+    watched,
+    programs,
+    tables: kernel.maps
+      .filter((map) => map.name === "execve_counter")
+      .map(({ name, capacity }) => ({ name, entries: counters.size, capacity })),
+    readDuration: (performance.now() - clock) / 1000,
+  };
+}

@@ -1,0 +1,229 @@
+import { writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, expect, test } from "vitest";
+import { loadAddon, type Session } from "../../src/kernel.ts";
+import { projectPath } from "../support/files.ts";
+import { result } from "../support/meter.ts";
+
+const { Session: NativeSession } = loadAddon();
+const OBJECT = projectPath("dist/execve_counter.bpf.o");
+const ALL = ["count_execve", "count_execveat", "count_exec"];
+const U64_MAX = 2n ** 64n - 1n;
+
+let open: Session[] = [];
+
+function newSession(path = OBJECT, log: (level: string, message: string) => void = () => {}) {
+  const session = new NativeSession(path, log);
+  open.push(session);
+  return session;
+}
+
+function loadedSession(): Session {
+  const session = newSession();
+  session.load(ALL);
+  return session;
+}
+
+/** What the call throws, as plain data. */
+function thrown(call: () => unknown) {
+  try {
+    call();
+  } catch (error) {
+    const { name, code, step, errno } = error as Record<string, unknown>;
+    return { name, code, step, errno };
+  }
+  throw new Error("nothing was thrown");
+}
+
+const STATE = { name: "Error", code: "ERR_SESSION_STATE" };
+const TYPE = { name: "TypeError" };
+
+afterEach(() => {
+  for (const session of open) {
+    try {
+      session.close();
+    } catch {
+      // closed by the test
+    }
+  }
+  open = [];
+});
+
+test("values are u64 as bigint, to the last bit", () => {
+  const session = loadedSession();
+  for (const value of [0n, 1n, 2n ** 53n + 1n, 2n ** 63n, U64_MAX]) {
+    session.update("k", value);
+    expect(session.lookup("k")).toBe(value);
+    expect(session.readCounters()).toEqual([["k", value]]);
+  }
+});
+
+test("keys come and go", () => {
+  const session = loadedSession();
+  expect(session.readCounters()).toEqual([]);
+  expect(session.lookup("a")).toBeUndefined();
+  session.update("a", 1n);
+  session.update("ä", 2n);
+  session.update("x".repeat(63), 3n);
+  expect(new Map(session.readCounters())).toEqual(
+    new Map([
+      ["a", 1n],
+      ["ä", 2n],
+      ["x".repeat(63), 3n],
+    ]),
+  );
+  expect(session.remove("a")).toBe(true);
+  expect(session.remove("a")).toBe(false);
+  expect(session.readCounters()).toHaveLength(2);
+});
+
+test("a key that does not fit is a TypeError", () => {
+  const session = loadedSession();
+  for (const key of [
+    "",
+    "x".repeat(64),
+    "ä".repeat(32),
+    "a\0b",
+    "\0",
+    1,
+    undefined,
+    null,
+    {},
+    1n,
+  ]) {
+    for (const call of [
+      () => session.lookup(key as string),
+      () => session.update(key as string, 1n),
+      () => session.remove(key as string),
+    ]) {
+      expect(thrown(call)).toMatchObject(TYPE);
+    }
+  }
+  expect(session.readCounters()).toEqual([]);
+});
+
+test("a value that does not fit is a TypeError", () => {
+  const session = loadedSession();
+  for (const value of [-1n, 2n ** 64n, 2n ** 200n, 1, "1", undefined, null, Number.NaN]) {
+    expect(thrown(() => session.update("k", value as bigint))).toMatchObject(TYPE);
+  }
+  expect(session.lookup("k")).toBeUndefined();
+});
+
+test("a full map refuses one key more, and says so", () => {
+  const session = loadedSession();
+  for (let i = 0; i < 4096; i++) session.update(`key ${i}`, BigInt(i));
+  expect(thrown(() => session.update("one more", 0n))).toMatchObject({ step: "update", errno: 7 });
+  const counters = new Map(session.readCounters());
+  expect(counters.size).toBe(4096);
+  for (let i = 0; i < 4096; i++) expect(counters.get(`key ${i}`)).toBe(BigInt(i));
+});
+
+test("a read of 4,096 entries is one bpf() call", () => {
+  const script = projectPath("test/support/read-full-map.mjs");
+  const { status, stderr: trace } = result("strace", [
+    "--follow-forks",
+    "--trace=bpf,write",
+    process.execPath,
+    script,
+  ]);
+  expect(status).toBe(0);
+  const reads = trace.split("before the reads")[1]?.split("after the reads")[0];
+  expect(reads?.match(/\bbpf\(/g)).toHaveLength(10);
+  expect(reads?.match(/BPF_MAP_LOOKUP_BATCH/g)).toHaveLength(10);
+});
+
+test("constructing checks its arguments", () => {
+  const Loose = NativeSession as unknown as new (...args: unknown[]) => Session;
+  expect(thrown(() => new Loose())).toMatchObject(TYPE);
+  expect(thrown(() => new Loose(1, () => {}))).toMatchObject(TYPE);
+  expect(thrown(() => new Loose(OBJECT))).toMatchObject(TYPE);
+  expect(thrown(() => new Loose(OBJECT, "log"))).toMatchObject(TYPE);
+  expect(thrown(() => (NativeSession as unknown as () => void)())).toMatchObject(TYPE);
+});
+
+test("an object file that is missing, empty or nonsense is an error of the step open", () => {
+  expect(thrown(() => newSession("/nonexistent"))).toMatchObject({ step: "open", errno: 2 });
+  const file = join(tmpdir(), `execve-counter-${process.pid}.o`);
+  for (const content of ["", "nonsense", Buffer.alloc(100_000, 0x7f)]) {
+    writeFileSync(file, content);
+    expect(thrown(() => newSession(file))).toMatchObject({ step: "open" });
+  }
+});
+
+test("load checks its argument, and happens once", () => {
+  const session = newSession();
+  for (const programs of [undefined, "count_exec", [1], { length: 1 }]) {
+    expect(thrown(() => session.load(programs as string[]))).toMatchObject(TYPE);
+  }
+  session.load(["count_exec"]);
+  expect(session.programs().map(({ name }) => name)).toEqual(["count_exec"]);
+  expect(thrown(() => session.load(ALL))).toMatchObject(STATE);
+  session.close();
+
+  const failed = newSession();
+  expect(thrown(() => failed.load(["nonsense"]))).toMatchObject({ step: "load", errno: 2 });
+  expect(thrown(() => failed.load(ALL))).toMatchObject(STATE);
+  expect(thrown(() => failed.readExecs())).toMatchObject(STATE);
+});
+
+test("attach refuses what is not loaded", () => {
+  const session = newSession();
+  session.load(["count_exec"]);
+  expect(thrown(() => session.attach("count_execve"))).toMatchObject({ errno: 2 });
+  expect(thrown(() => session.attach("nonsense"))).toMatchObject({ errno: 2 });
+  expect(thrown(() => session.attach(1 as unknown as string))).toMatchObject(TYPE);
+});
+
+const CALLS: [string, (session: Session) => unknown][] = [
+  ["load", (session) => session.load(ALL)],
+  ["attach", (session) => session.attach("count_exec")],
+  ["lookup", (session) => session.lookup("k")],
+  ["update", (session) => session.update("k", 1n)],
+  ["remove", (session) => session.remove("k")],
+  ["readCounters", (session) => session.readCounters()],
+  ["readExecs", (session) => session.readExecs()],
+  ["programs", (session) => session.programs()],
+  ["maps", (session) => session.maps()],
+  ["close", (session) => session.close()],
+];
+
+test.each(CALLS)("%s after close is an error", (_name, call) => {
+  const session = loadedSession();
+  session.attach("count_exec");
+  session.close();
+  expect(thrown(() => call(session))).toMatchObject(STATE);
+});
+
+test.each(CALLS.filter(([name]) => name !== "load" && name !== "close"))(
+  "%s before load is an error",
+  (_name, call) => {
+    expect(thrown(() => call(newSession()))).toMatchObject(STATE);
+  },
+);
+
+test.each(CALLS)("%s on another object is a TypeError", (name) => {
+  const method = (loadedSession() as unknown as Record<string, () => void>)[name];
+  expect(thrown(() => method?.call({}))).toMatchObject(TYPE);
+});
+
+test("libbpf's messages reach the log function", () => {
+  const messages: [string, string][] = [];
+  const session = newSession(OBJECT, (level, message) => messages.push([level, message]));
+  session.load(ALL);
+  expect(messages.some(([, message]) => message.includes("count_execve"))).toBe(true);
+  expect(new Set(messages.map(([level]) => level))).toContain("debug");
+});
+
+test("a log function that throws or closes the session breaks nothing", () => {
+  expect(() =>
+    newSession(OBJECT, () => {
+      throw new Error("from the log");
+    }),
+  ).toThrow("from the log");
+
+  let session: Session | undefined;
+  session = newSession(OBJECT, () => session?.close());
+  expect(thrown(() => session?.load(ALL))).toMatchObject(STATE);
+});

@@ -1,0 +1,177 @@
+import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { projectPath } from "./files.ts";
+
+export const CLI = projectPath("dist/cli.js");
+export const STORM = projectPath("build/test/storm");
+export const PERF = projectPath("build/test/perf");
+/** By its path: looking for a program along $PATH makes failing calls of its own. */
+export const BPFTOOL = ["/usr/sbin/bpftool", "/usr/bin/bpftool"].find(existsSync) ?? "bpftool";
+export const DENY = projectPath("build/test/deny");
+
+/** Runs a command to its end, which must be a good one, and returns its stdout. */
+export function sh(command: string, args: readonly string[], options = {}): string {
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    encoding: "utf8",
+    maxBuffer: 1 << 26,
+    ...options,
+  });
+  if (error) throw error;
+  if (status !== 0) throw new Error(`${command} ${args.join(" ")}: ${status}\n${stdout}${stderr}`);
+  return stdout;
+}
+
+/** Runs a command to its end, whatever that is. */
+export function result(command: string, args: readonly string[], options = {}) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    encoding: "utf8",
+    timeout: 30_000,
+    ...options,
+  });
+  if (error) throw error;
+  return { status, stdout, stderr };
+}
+
+/** Polls until `check` returns something other than undefined or false. */
+export async function until<T>(what: string, check: () => T | Promise<T>, ms = 10_000) {
+  const deadline = performance.now() + ms;
+  for (;;) {
+    const value = await check();
+    if (value !== undefined && value !== false) return value as Exclude<T, undefined | false>;
+    if (performance.now() > deadline) throw new Error(`waited ${ms} ms in vain: ${what}`);
+    await sleep(20);
+  }
+}
+
+interface BpfObject {
+  id: number;
+}
+
+function bpftoolIds(kind: "prog" | "map" | "link"): Set<number> {
+  const objects = JSON.parse(sh(BPFTOOL, ["-j", kind, "list"])) as BpfObject[];
+  return new Set(objects.map(({ id }) => id));
+}
+
+/** The maps, programs and links that a process holds. */
+export interface Loaded {
+  prog: number[];
+  map: number[];
+  link: number[];
+}
+
+/** What in the kernel belongs to the process `pid`, by its file descriptors. */
+export function loadedBy(pid: number | "self"): Loaded {
+  const infos = readdirSync(`/proc/${pid}/fdinfo`).flatMap((fd) => {
+    try {
+      return [readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")];
+    } catch {
+      return []; // closed since it was listed
+    }
+  });
+  const ids = (kind: string) =>
+    infos.flatMap((info) => {
+      const match = new RegExp(`^${kind}_id:\\s*(\\d+)$`, "m").exec(info);
+      // A link's information names its program too.
+      return match && (kind === "link" || !/^link_id:/m.test(info)) ? [Number(match[1])] : [];
+    });
+  return { prog: ids("prog"), map: ids("map"), link: ids("link") };
+}
+
+/** Waits until none of `loaded` is left; the kernel frees with a little delay. */
+export async function untilGone(loaded: Loaded): Promise<void> {
+  await until(`unloading of ${JSON.stringify(loaded)}`, () =>
+    (["prog", "map", "link"] as const).every((kind) => {
+      const left = bpftoolIds(kind);
+      return loaded[kind].every((id) => !left.has(id));
+    }),
+  );
+}
+
+export interface Counts {
+  time: string;
+  start_time: string;
+  execve_counter: number;
+  attempts?: { execve: number; execveat: number };
+  missed: number;
+  execs: number;
+  watched: Record<string, number>;
+}
+
+/** The agent, run as a user would, on a free port. */
+export class Meter {
+  readonly child: ChildProcess;
+  readonly pid: number;
+  stdout = "";
+  stderr = "";
+  readonly #exit: Promise<number | NodeJS.Signals>;
+
+  private constructor(args: readonly string[], options: SpawnOptions & { wrap?: string[] }) {
+    const { wrap = [], ...spawnOptions } = options;
+    const [command, ...rest] = [...wrap, process.execPath, CLI, ...args];
+    this.child = spawn(command as string, rest, { stdio: "pipe", ...spawnOptions });
+    this.pid = this.child.pid as number;
+    this.child.stdout?.on("data", (data) => {
+      this.stdout += data;
+    });
+    this.child.stderr?.on("data", (data) => {
+      this.stderr += data;
+    });
+    this.#exit = once(this.child, "exit").then(([code, signal]) => code ?? signal);
+  }
+
+  /** Resolves once it serves HTTP (or, with --no-web, once it has attached). */
+  static async start(args: readonly string[] = [], options = {}): Promise<Meter> {
+    const web = args.some((arg) => arg.startsWith("--web.listen-address") || arg === "--no-web");
+    const meter = new Meter(web ? args : [...args, "--web.listen-address", "127.0.0.1:0"], options);
+    await until("start of the meter", () => {
+      if (meter.child.exitCode !== null) throw new Error(`the meter stopped: ${meter.stderr}`);
+      return meter.stderr.includes(args.includes("--no-web") ? " counts " : "metrics at ");
+    });
+    return meter;
+  }
+
+  get origin(): string {
+    return /metrics at (http:\/\/[^/]+)/.exec(this.stderr)?.[1] ?? "";
+  }
+
+  /** The id of the map execve_counter, from the start-up message. */
+  get mapId(): number {
+    return Number(/execve_counter, id (\d+)/.exec(this.stderr)?.[1]);
+  }
+
+  get lines(): string[] {
+    return this.stdout.split("\n").slice(0, -1);
+  }
+
+  async counts(): Promise<Counts> {
+    return (await fetch(`${this.origin}/api/v1/counts`)).json() as Promise<Counts>;
+  }
+
+  async metrics(headers: Record<string, string> = {}): Promise<string> {
+    return (await fetch(`${this.origin}/metrics`, { headers })).text();
+  }
+
+  /** Sends a signal and resolves to the exit code, or to the signal that ended it. */
+  async stop(signal: NodeJS.Signals = "SIGTERM"): Promise<number | NodeJS.Signals> {
+    if (this.child.exitCode === null && this.child.signalCode === null) this.child.kill(signal);
+    return this.exit();
+  }
+
+  exit(): Promise<number | NodeJS.Signals> {
+    return this.#exit;
+  }
+}
+
+/** The value of the sample whose name and labels are `series`. */
+export function sample(exposition: string, series: string): number {
+  const line = exposition.split("\n").find((each) => each.startsWith(`${series} `));
+  if (!line) throw new Error(`no ${series} in\n${exposition}`);
+  return Number(line.slice(series.length + 1));
+}
+
+/** A command name of at most 15 bytes that nobody else uses. */
+export function uniqueName(): string {
+  return `ec${process.pid.toString(36)}${Date.now().toString(36)}`.slice(0, 15);
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Makes a known number of exec calls as fast as the machine can.
+ *
+ *   storm execve <threads> <calls>      failing calls of execve(2), per thread
+ *   storm execveat <threads> <calls>    the same with execveat(2)
+ *   storm spawn <threads> <runs> <program>
+ *                                       runs of <program>, per thread, waited for
+ *
+ * Prints the nanoseconds from the first call to the last.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *mode;
+static long calls;
+static char *program;
+static pthread_barrier_t start;
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static void one_call(void)
+{
+	char *const none[] = {NULL};
+	char *const argv[] = {program, NULL};
+	int status;
+	pid_t pid;
+
+	if (strcmp(mode, "execve") == 0) {
+		execve("/nonexistent", none, none);
+	} else if (strcmp(mode, "execveat") == 0) {
+		syscall(SYS_execveat, AT_FDCWD, "/nonexistent", none, none, 0);
+	} else {
+		pid = vfork();
+		if (pid == 0) {
+			execve(program, argv, none);
+			_exit(127);
+		}
+		if (pid < 0 || waitpid(pid, &status, 0) != pid)
+			die("spawn");
+		if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+			fprintf(stderr, "%s: status %x\n", program, status);
+			exit(1);
+		}
+		return;
+	}
+	if (errno != ENOENT)
+		die("/nonexistent");
+}
+
+static void *thread(void *unused)
+{
+	pthread_barrier_wait(&start);
+	for (long i = 0; i < calls; i++)
+		one_call();
+	return unused;
+}
+
+int main(int argc, char **argv)
+{
+	struct timespec before, after;
+	long threads;
+	pthread_t *ids;
+
+	if (argc < 4) {
+		fprintf(stderr, "usage: %s execve|execveat|spawn threads calls [program]\n",
+			argv[0]);
+		return 2;
+	}
+	mode = argv[1];
+	threads = atol(argv[2]);
+	calls = atol(argv[3]);
+	program = argv[4];
+
+	ids = calloc(threads, sizeof(*ids));
+	pthread_barrier_init(&start, NULL, threads + 1);
+	for (long i = 0; i < threads; i++)
+		if (pthread_create(&ids[i], NULL, thread, NULL))
+			die("pthread_create");
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	pthread_barrier_wait(&start);
+	for (long i = 0; i < threads; i++)
+		pthread_join(ids[i], NULL);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	printf("%lld\n",
+	       (after.tv_sec - before.tv_sec) * 1000000000LL + after.tv_nsec - before.tv_nsec);
+	return 0;
+}

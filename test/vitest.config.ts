@@ -1,0 +1,23 @@
+import { fileURLToPath } from "node:url";
+import { defineConfig } from "vitest/config";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+
+export default defineConfig({
+  test: {
+    projects: [
+      { root, test: { name: "unit", include: ["test/*.test.ts"] } },
+      {
+        root,
+        test: {
+          name: "kernel",
+          include: ["test/kernel/*.test.ts"],
+          // One kernel for all: one test at a time.
+          fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+    ],
+  },
+});
