@@ -86,6 +86,12 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
         );
       }
   }
+  if (code === "ENOSYS" && step === "perf_event") {
+    return unable(
+      `this kernel has no perf events (${step}: ${code})`,
+      "boot a kernel with CONFIG_PERF_EVENTS=y, or count successes only, with --attempts off",
+    );
+  }
   if (code === "ENOSYS") {
     return unable(
       `this kernel has no BPF (${step}: ${because})`,
@@ -106,6 +112,9 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       `the kernel refuses the program (${step}: ${because})`,
       "run again with --log.level debug and report what it prints",
     );
+  }
+  if (step === "update" && code === "E2BIG") {
+    return failed("there is no room for that many watched names", "watch fewer commands");
   }
   return failed(
     `the counters cannot be used (${step}: ${because})`,

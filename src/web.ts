@@ -81,7 +81,10 @@ async function answer(
   response: ServerResponse,
   pages: ReadonlyMap<string, Page>,
 ): Promise<void> {
-  const negotiator = new Negotiator(request);
+  // Prometheus 3 adds how to escape unusual metric names to the types it asks
+  // for; there are none here, so the types are matched without.
+  const accept = request.headers.accept?.replaceAll(/;\s*escaping=[^;,]*/g, "");
+  const negotiator = new Negotiator({ headers: { ...request.headers, accept } });
   const page = pages.get(pathOf(request));
   const method = request.method ?? "";
   let reply: Answer;
@@ -115,10 +118,10 @@ function preferred<T extends string>(negotiator: Negotiator, types: readonly T[]
 }
 
 function pathOf(request: IncomingMessage): string {
-  // The origin is a placeholder: only the path is used.
-  const base = "http://localhost";
-  const target = request.url ?? "/";
-  return URL.canParse(target, base) ? new URL(target, base).pathname : target;
+  const target = request.url ?? "";
+  // The origin is a placeholder: a client may name one, and only the path is used.
+  const url = target.startsWith("/") ? `http://localhost${target}` : target;
+  return URL.canParse(url) ? new URL(url).pathname : target;
 }
 
 function listen(server: Server, { host, port }: Address): Promise<void> {

@@ -38,6 +38,7 @@ test("nothing stays loaded when the port is taken, and the first meter goes on",
     );
     expect(second.status).toBe(1);
     expect(second.stderr).toContain(`cannot listen on ${address} (EADDRINUSE)`);
+    expect(second.stderr).toContain("another execve-counter?");
     const mapId = Number(/execve_counter, id (\d+)/.exec(second.stderr)?.[1]);
     await untilGone({ prog: [], map: [mapId], link: [] });
     const before = (await first.counts()).execs;

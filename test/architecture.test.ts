@@ -1,0 +1,77 @@
+import { readdirSync } from "node:fs";
+import { expect, test } from "vitest";
+import { readProjectFile } from "./support/files.ts";
+
+/** Who may import whom in src/; what is not named here may not be. */
+const ARROWS: Record<string, string[]> = {
+  cli: ["agent", "errors", "flags", "log", "printer", "version"],
+  agent: [
+    ...["kernel", "reader", "printer", "metrics", "web", "page"],
+    ...["snapshot", "errors", "json", "log", "version"],
+  ],
+  kernel: ["errors", "keys", "snapshot"],
+  reader: ["kernel", "keys", "snapshot"],
+  printer: ["json", "snapshot"],
+  metrics: ["snapshot"],
+  flags: ["errors", "keys", "web"],
+  web: ["errors"],
+  snapshot: [],
+  keys: [],
+  errors: [],
+  json: [],
+  log: [],
+  page: [],
+  version: [],
+};
+
+/** The one file that knows each library. */
+const ONLY: Record<string, string> = {
+  commander: "cli",
+  negotiator: "web",
+  "node:http": "web",
+  "prom-client": "metrics",
+  "safe-stable-stringify": "json",
+};
+
+const sources = readdirSync(new URL("../src", import.meta.url)).map((file) => {
+  const text = readProjectFile(`src/${file}`);
+  const imports = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map(([, name]) => name);
+  return { name: file.replace(/\.ts$/, ""), text, imports: imports as string[] };
+});
+
+test("every file of src/ is drawn, and none that is not there", () => {
+  expect(sources.map(({ name }) => name).sort()).toEqual(Object.keys(ARROWS).sort());
+});
+
+test.each(sources)("$name imports only what the architecture lets it", ({ name, imports }) => {
+  for (const each of imports) {
+    if (each.startsWith(".")) {
+      expect(ARROWS[name]).toContain(each.replace(/^\.\/(.*)\.ts$/, "$1"));
+    } else {
+      if (!each.startsWith("node:")) expect(Object.keys(ONLY)).toContain(each);
+      expect(ONLY[each] ?? name).toBe(name);
+    }
+  }
+});
+
+test("only the kernel loads the addon, and only the command line exits", () => {
+  for (const { name, text } of sources) {
+    expect(text.includes(".node") && name !== "kernel").toBe(false);
+    expect(/process\.(exit\b|exitCode)/.test(text) && name !== "cli").toBe(false);
+  }
+});
+
+test("only session.cc knows libbpf, and only addon.cc knows Node-API", () => {
+  const includes = (path: string) =>
+    [...readProjectFile(path).matchAll(/^#include [<"]([^>"]+)/gm)].map(([, name]) => name);
+  expect(includes("native/addon.cc")).toEqual(
+    expect.arrayContaining(["napi.h", "session.h", "../bpf/execve_counter.h"]),
+  );
+  for (const path of ["native/addon.cc", "native/session.h"]) {
+    for (const name of includes(path)) expect(name).not.toMatch(/^bpf\/|^linux\//);
+  }
+  for (const path of ["native/session.cc", "native/session.h"]) {
+    for (const name of includes(path)) expect(name).not.toMatch(/napi|node/);
+  }
+  expect(includes("bpf/execve_counter.h")).toEqual([]);
+});

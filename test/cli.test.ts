@@ -1,0 +1,43 @@
+import { expect, test } from "vitest";
+import { readProjectFile } from "./support/files.ts";
+import { CLI, result } from "./support/meter.ts";
+
+const cli = (...args: string[]) => result(process.execPath, [CLI, ...args]);
+
+test.each([
+  ["--nonsense"],
+  ["nonsense"],
+  ["run", "nonsense"],
+  ["--interval"],
+  ["--interval", "0"],
+  ["--interval", "1h1"],
+  ["-i", "-5s"],
+  ["--interval=NaN"],
+  ["--output", "xml"],
+  ["--attempts", "maybe"],
+  ["--watch", "/usr/bin/nc"],
+  ["--watch", ""],
+  ["--web.listen-address", "127.0.0.1"],
+  ["--web.telemetry-path", "metrics"],
+  ["--web.telemetry-path", "/healthz"],
+  ["--web.telemetry-path", "/api/v1/counts"],
+  ["--log.level", "loud"],
+])("%s %s %s is wrong usage: two lines, exit code 2, nothing on stdout", (...args) => {
+  const { status, stdout, stderr } = cli(...(args as string[]).filter((arg) => arg !== undefined));
+  expect(status).toBe(2);
+  expect(stdout).toBe("");
+  expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
+});
+
+test("--version is package.json's", () => {
+  const { version } = JSON.parse(readProjectFile("package.json"));
+  expect(cli("--version")).toEqual({ status: 0, stdout: `${version}\n`, stderr: "" });
+});
+
+test.each([["--help"], ["-h"], ["run", "--help"]])("%s %s lists the flags", (...args) => {
+  const { status, stdout, stderr } = cli(...args);
+  expect(status).toBe(0);
+  expect(stderr).toBe("");
+  expect(stdout).toContain("--web.listen-address <host:port>");
+  expect(stdout).toContain("--check");
+});

@@ -1,0 +1,36 @@
+import { expect, test } from "vitest";
+import { type Circumstances, ExitCode, explain } from "../src/errors.ts";
+
+const ROOT: Circumstances = { capabilities: (1n << 41n) - 1n, btf: true, object: "/x/counter.o" };
+const NOBODY: Circumstances = { ...ROOT, capabilities: 0n };
+
+test.each([
+  ["open", "ENOENT", ROOT, ExitCode.failed, "missing: /x/counter.o", "make build"],
+  ["open", "EINVAL", ROOT, ExitCode.failed, "cannot be read: /x/counter.o", "install"],
+  ["load", "EPERM", NOBODY, ExitCode.unable, "not permitted", "CAP_BPF, CAP_PERFMON"],
+  ["load", "EPERM", ROOT, ExitCode.unable, "not permitted", "seccomp"],
+  ["load", "EPERM", { ...NOBODY, btf: false }, ExitCode.unable, "not permitted", "root"],
+  ["load", "ESRCH", { ...ROOT, btf: false }, ExitCode.unable, "no BTF", "CONFIG_DEBUG_INFO_BTF"],
+  ["load", "EINVAL", ROOT, ExitCode.unable, "refuses the program", "--log.level debug"],
+  ["load", "ENOSYS", { ...ROOT, btf: false }, ExitCode.unable, "no BPF", "CONFIG_BPF_SYSCALL"],
+  ["tracefs", "EACCES", NOBODY, ExitCode.unable, "may not be read", "CAP_DAC_READ_SEARCH"],
+  ["tracefs", "EPERM", NOBODY, ExitCode.unable, "not mounted", "mount -t tracefs"],
+  ["tracefs", "ENOSYS", ROOT, ExitCode.unable, "not mounted", "--attempts off"],
+  ["tracepoint", "ENOENT", ROOT, ExitCode.unable, "no tracepoints", "CONFIG_FTRACE_SYSCALLS"],
+  ["perf_event", "EACCES", NOBODY, ExitCode.unable, "not permitted", "CAP_PERFMON"],
+  ["perf_event", "ENOSYS", ROOT, ExitCode.unable, "perf_event", "CONFIG_PERF_EVENTS"],
+  ["attach count_exec", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
+  ["update", "E2BIG", ROOT, ExitCode.failed, "no room", "fewer"],
+  ["read", "ENOMEM", ROOT, ExitCode.failed, "cannot be used", "again"],
+] as const)("%s: %s", (step, code, here, exitCode, what, remedy) => {
+  const error = explain({ step, code, detail: undefined }, here);
+  expect(error.exitCode).toBe(exitCode);
+  expect(error.message).toContain(what);
+  expect(error.remedy).toContain(remedy);
+  expect(error.message + error.remedy).not.toContain("\n");
+});
+
+test("what libbpf said is part of the line", () => {
+  const error = explain({ step: "load", code: "EINVAL", detail: "invalid mem access" }, ROOT);
+  expect(error.message).toContain("invalid mem access");
+});

@@ -1,0 +1,162 @@
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { projectPath, readProjectFile } from "../support/files.ts";
+import { Meter, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
+
+const PROMETHEUS = projectPath("build/test/usr/bin/prometheus");
+const PROMTOOL = projectPath("build/test/usr/bin/promtool");
+
+/**
+ * What promtool has to say, but for its rule against the word "counter" in a
+ * name: that is the project's own.
+ */
+function promtool(exposition: string): string[] {
+  const { status, stderr } = spawnSync(PROMTOOL, ["check", "metrics"], {
+    input: exposition,
+    encoding: "utf8",
+  });
+  const complaints = stderr.split("\n").filter((line) => line !== "");
+  // 3 is promtool's exit code for rules of style, 1 for what it cannot parse.
+  expect(status).toBe(complaints.length === 0 ? 0 : 3);
+  return complaints.filter(
+    (line) => !/^execve_counter_\w+ metric name should not include type 'counter'$/.test(line),
+  );
+}
+
+test("promtool accepts the golden exposition", () => {
+  expect(promtool(readProjectFile("test/golden/metrics.txt"))).toEqual([]);
+});
+
+test("promtool accepts what the meter serves, and would complain of anything else", async () => {
+  const meter = await Meter.start(["--watch", "nc,curl"]);
+  try {
+    const exposition = await meter.metrics();
+    expect(promtool(exposition)).toEqual([]);
+    expect(promtool(`${exposition}# TYPE other_total gauge\nother_total 1\n`)).toHaveLength(2);
+  } finally {
+    await meter.stop();
+  }
+});
+
+test("the meter serves every format over HTTP", async () => {
+  const meter = await Meter.start();
+  try {
+    expect(await meter.metrics({ accept: "application/openmetrics-text" })).toMatch(/\n# EOF\n$/);
+    expect(await meter.metrics()).not.toContain("# EOF");
+    const response = await fetch(`${meter.origin}/metrics`, {
+      headers: { "accept-encoding": "gzip" },
+    });
+    expect(response.headers.get("content-encoding")).toBe("gzip");
+    for (const path of ["/-/healthy", "/healthz", "/-/ready", "/readyz"]) {
+      expect((await fetch(meter.origin + path)).status).toBe(200);
+    }
+    const page = await fetch(meter.origin);
+    expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
+    const links = [...(await page.text()).matchAll(/href="([^"]+)"/g)].map(([, path]) => path);
+    expect(links).toContain("/metrics");
+    for (const path of links) expect((await fetch(meter.origin + path)).status).toBe(200);
+  } finally {
+    await meter.stop();
+  }
+});
+
+test("a telemetry path of one's own replaces /metrics", async () => {
+  const meter = await Meter.start(["--web.telemetry-path", "/other"]);
+  try {
+    expect((await fetch(`${meter.origin}/metrics`)).status).toBe(404);
+    expect(await (await fetch(`${meter.origin}/other`)).text()).toContain("execve_counter_");
+  } finally {
+    await meter.stop();
+  }
+});
+
+test("scrapes leak no file descriptor, and read what is there now", async () => {
+  const meter = await Meter.start();
+  try {
+    const fds = async () => sample(await meter.metrics(), "process_open_fds");
+    await meter.metrics();
+    const before = await fds();
+    for (let i = 0; i < 200; i++) await meter.metrics();
+    expect(await fds()).toBeLessThanOrEqual(before);
+    const series = 'execve_counter_attempts_total{syscall="execveat"}';
+    const count = sample(await meter.metrics(), series);
+    sh(STORM, ["execveat", "1", "23"]);
+    expect(sample(await meter.metrics(), series) - count).toBe(23);
+  } finally {
+    await meter.stop();
+  }
+});
+
+test("a real Prometheus scrapes the meter and answers a rate() of a storm", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  const meter = await Meter.start();
+  const config = join(directory, "prometheus.yml");
+  const job = uniqueName();
+  writeFileSync(
+    config,
+    `global: { scrape_interval: 1s }
+scrape_configs:
+  - job_name: ${job}
+    static_configs: [{ targets: ["${new URL(meter.origin).host}"] }]
+`,
+  );
+  const port = await freePort();
+  const prometheus = spawn(
+    PROMETHEUS,
+    [
+      `--config.file=${config}`,
+      `--storage.tsdb.path=${join(directory, "data")}`,
+      `--web.listen-address=127.0.0.1:${port}`,
+    ],
+    { stdio: "ignore" },
+  );
+  const query = async (promql: string) => {
+    const url = `http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(promql)}`;
+    const { data } = (await (await fetch(url)).json()) as {
+      data: { result: { value: [number, string] }[] };
+    };
+    return data.result.map(({ value }) => Number(value[1]));
+  };
+  const attempts = `execve_counter_attempts_total{job="${job}",syscall="execve"}`;
+  try {
+    await until(
+      "a first scrape",
+      async () => (await query(`up{job="${job}"}`).catch(() => []))[0] === 1,
+      60_000,
+    );
+    // Four waves, so that scrapes fall between them and rate() has a slope to see.
+    for (let i = 0; i < 4; i++) {
+      sh(STORM, ["execve", "2", "250000"]);
+      await sleep(1000);
+    }
+    const { attempts: counted } = await meter.counts();
+    await until("the count in Prometheus", async () => {
+      const [value] = await query(attempts);
+      return value !== undefined && value >= (counted?.execve ?? Number.NaN);
+    });
+    const [rate] = await query(`rate(${attempts}[30s])`);
+    expect(rate).toBeGreaterThan(2_000_000 / 30 / 4);
+    expect(rate).toBeLessThan(2_000_000);
+    expect(await query(`scrape_samples_scraped{job="${job}"}`)).toEqual([expect.any(Number)]);
+  } finally {
+    prometheus.kill("SIGTERM");
+    await new Promise((resolve) => prometheus.once("exit", resolve));
+    await meter.stop();
+    rmSync(directory, { recursive: true });
+  }
+});
+
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const address = server.address();
+      const port = typeof address === "object" && address ? address.port : 0;
+      server.close(() => resolve(port));
+    });
+  });
+}

@@ -1,0 +1,173 @@
+import { chmodSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { Installation } from "../support/installation.ts";
+import { DENY, result } from "../support/meter.ts";
+
+let installed: Installation;
+
+beforeEach(() => {
+  installed = new Installation();
+  chmodSync(installed.directory, 0o755);
+});
+afterEach(() => installed.remove());
+
+/** Runs `execve-counter --check` behind the words of `wrap`. */
+function check(wrap: readonly string[], ...flags: string[]) {
+  const [command, ...args] = [...wrap, process.execPath, installed.cli, "--check", ...flags];
+  return result(command as string, args);
+}
+
+/** In a mount namespace of its own, after `script`. */
+const inNamespace = (script: string) => [
+  "unshare",
+  "--mount",
+  "sh",
+  "-c",
+  `${script} && exec "$0" "$@"`,
+];
+
+const HIDE_TRACEFS = "umount -q -R /sys/kernel/debug /sys/kernel/tracing; true";
+const MOUNT_TRACEFS = `${HIDE_TRACEFS} && mount -t tracefs tracefs /sys/kernel/tracing`;
+
+/** As an ordinary user with these capabilities. */
+const asNobody = (...capabilities: string[]) => {
+  const set = capabilities.map((each) => `+${each}`).join(",");
+  const caps = set ? ["--inh-caps", set, "--ambient-caps", set] : ["--inh-caps", "-all"];
+  return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", ...caps];
+};
+
+const deny = (call: "bpf" | "perf_event_open", error: "ENOSYS" | "EPERM" | "EACCES") => [
+  DENY,
+  call,
+  String(constants.errno[error]),
+];
+
+function expectRefusal(
+  { status, stdout, stderr }: ReturnType<typeof result>,
+  exitCode: number,
+  what: string,
+  remedy: string,
+) {
+  expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
+  const [first, second] = stderr.split("\n");
+  expect(first).toContain(what);
+  expect(second).toContain(remedy);
+  expect(stdout).toBe("");
+  expect(status).toBe(exitCode);
+}
+
+test("the installation works before it is damaged", () => {
+  const { status, stdout, stderr } = check([]);
+  expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+  expect(stdout).toMatch(/^program +count_execve, id \d+, attached to tracepoint/m);
+  expect(stdout).toMatch(/\nok\n$/);
+});
+
+describe("privileges", () => {
+  test("an ordinary user is told which ones are missing", () => {
+    expectRefusal(check(asNobody()), 3, "not permitted", "CAP_BPF, CAP_PERFMON");
+  });
+
+  test("root without capabilities is told so too", () => {
+    const wrap = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
+    expectRefusal(check(wrap), 3, "not permitted", "CAP_BPF, CAP_PERFMON");
+  });
+
+  test("CAP_BPF without CAP_PERFMON is not enough", () => {
+    expectRefusal(check(asNobody("bpf")), 3, "not permitted", "CAP_PERFMON");
+  });
+
+  test("with tracefs mounted, CAP_DAC_READ_SEARCH is what an ordinary user lacks", () => {
+    const wrap = [...inNamespace(MOUNT_TRACEFS), ...asNobody("bpf", "perfmon")];
+    expectRefusal(check(wrap), 3, "tracefs may not be read", "CAP_DAC_READ_SEARCH");
+  });
+
+  test("the three capabilities are enough where tracefs is mounted", () => {
+    const caps = asNobody("bpf", "perfmon", "dac_read_search");
+    const { status, stdout, stderr } = check([...inNamespace(MOUNT_TRACEFS), ...caps]);
+    expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+    expect(stdout).toMatch(/\nok\n$/);
+  });
+
+  test("two are enough to count successes", () => {
+    const { status, stdout } = check(asNobody("bpf", "perfmon"), "--attempts", "off");
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/\nok\n$/);
+  });
+
+  test("bpf(2) forbidden from above, to root, is told from missing capabilities", () => {
+    expectRefusal(check(deny("bpf", "EPERM")), 3, "not permitted", "seccomp");
+  });
+
+  test("perf_event_open(2) forbidden from above", () => {
+    expectRefusal(check(deny("perf_event_open", "EACCES")), 3, "perf_event", "seccomp");
+  });
+});
+
+describe("the kernel", () => {
+  test("without BPF", () => {
+    expectRefusal(check(deny("bpf", "ENOSYS")), 3, "no BPF", "CONFIG_BPF_SYSCALL");
+  });
+
+  test("without perf events", () => {
+    expectRefusal(check(deny("perf_event_open", "ENOSYS")), 3, "no perf", "CONFIG_PERF_EVENTS");
+  });
+
+  test("without BTF", () => {
+    const wrap = inNamespace("mount -t tmpfs tmpfs /sys/kernel/btf");
+    expectRefusal(check(wrap), 3, "no BTF", "CONFIG_DEBUG_INFO_BTF");
+  });
+
+  test("with tracefs not mounted, root mounts it in private", () => {
+    const script = `${HIDE_TRACEFS} && "$0" "$@" && ! grep -q ' tracefs ' /proc/self/mounts`;
+    const wrap = ["unshare", "--mount", "sh", "-c", script];
+    const { status, stdout, stderr } = check(wrap);
+    expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+    expect(stdout).toMatch(/\nok\n$/);
+  });
+
+  test("with tracefs not mounted, who cannot mount it is told how", () => {
+    const caps = asNobody("bpf", "perfmon", "dac_read_search");
+    expectRefusal(
+      check([...inNamespace(HIDE_TRACEFS), ...caps]),
+      3,
+      "tracefs is not mounted",
+      "mount -t tracefs tracefs /sys/kernel/tracing",
+    );
+  });
+});
+
+describe("a damaged installation", () => {
+  test("without the object", () => {
+    rmSync(installed.path("dist/execve_counter.bpf.o"));
+    expectRefusal(check([]), 1, "the BPF object is missing", "make build");
+  });
+
+  test("with half an object", () => {
+    truncateSync(installed.path("dist/execve_counter.bpf.o"), 1500);
+    expectRefusal(check([]), 1, "the BPF object cannot be read", "make build");
+  });
+
+  test("with an object of nonsense", () => {
+    writeFileSync(installed.path("dist/execve_counter.bpf.o"), "nonsense\n".repeat(1000));
+    expectRefusal(check([]), 1, "the BPF object cannot be read", "make build");
+  });
+
+  test("without the addon", () => {
+    rmSync(installed.path("build/Release/execve_counter.node"));
+    expectRefusal(check([]), 1, "the native addon cannot be loaded", "make build");
+  });
+});
+
+describe("the network", () => {
+  test.each(["192.0.2.1:0", "nonexistent.invalid:0"])("%s is no address of ours", (address) => {
+    const { stderr, status } = result(process.execPath, [
+      installed.cli,
+      "--web.listen-address",
+      address,
+    ]);
+    expect(stderr).toContain(`cannot listen on ${address}`);
+    expect(status).toBe(1);
+  });
+});

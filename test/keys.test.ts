@@ -1,0 +1,20 @@
+import { expect, test } from "vitest";
+import { EXECVE_KEY, EXECVEAT_KEY, MAX_COMMAND_BYTES, watchedName, watchKey } from "../src/keys.ts";
+import { readProjectFile } from "./support/files.ts";
+
+test("the keys are those of the ABI header", () => {
+  const header = readProjectFile("bpf/execve_counter.h");
+  const define = (name: string) =>
+    new RegExp(`^#define ${name}\\s+"?([^"\\n]+?)"?$`, "m").exec(header)?.[1];
+  expect(define("KEY_EXECVE")).toBe(EXECVE_KEY);
+  expect(define("KEY_EXECVEAT")).toBe(EXECVEAT_KEY);
+  expect(watchKey("")).toBe(define("KEY_WATCH_PREFIX"));
+  expect(Number(define("COMM_SIZE")) - 1).toBe(MAX_COMMAND_BYTES);
+  expect(watchKey("x".repeat(MAX_COMMAND_BYTES)).length).toBeLessThan(Number(define("KEY_SIZE")));
+});
+
+test("a watched name survives the way into a key and back", () => {
+  expect(watchedName(watchKey("nc"))).toBe("nc");
+  expect(watchedName(watchKey("comm:"))).toBe("comm:");
+  expect(watchedName(EXECVE_KEY)).toBeUndefined();
+});

@@ -1,0 +1,66 @@
+import { Registry } from "prom-client";
+import { expect, test } from "vitest";
+import { CONTENT_TYPES, observeProcess, render } from "../src/metrics.ts";
+import { snapshot } from "./support/snapshot.ts";
+
+const [TEXT, OPEN_METRICS] = CONTENT_TYPES;
+const AGENT = { version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 };
+const NOTHING = new Registry();
+
+// Change the goldens with: node_modules/.bin/vitest run --config test/vitest.config.ts --update
+// promtool reads the first in test/kernel/prometheus.test.ts.
+test("the exposition is the golden one, as text", async () => {
+  const exposition = await render(TEXT, snapshot(), AGENT, NOTHING);
+  await expect(exposition).toMatchFileSnapshot("golden/metrics.txt");
+});
+
+test("the exposition is the golden one, as OpenMetrics", async () => {
+  const exposition = await render(OPEN_METRICS, snapshot(), AGENT, NOTHING);
+  await expect(exposition).toMatchFileSnapshot("golden/openmetrics.txt");
+  expect(exposition.endsWith("\n# EOF\n")).toBe(true);
+});
+
+test("all series are there at 0 before anything happened", async () => {
+  const exposition = await render(
+    TEXT,
+    snapshot({ attempts: { execve: 0n, execveat: 0n }, execs: 0n, watched: new Map([["nc", 0n]]) }),
+    AGENT,
+    NOTHING,
+  );
+  for (const series of [
+    'execve_counter_attempts_total{syscall="execve"} 0',
+    'execve_counter_attempts_total{syscall="execveat"} 0',
+    'execve_counter_missed_total{program="count_execve"} 0',
+    "execve_counter_execs_total 0",
+    'execve_counter_watched_total{command="nc"} 0',
+  ]) {
+    expect(exposition.split("\n")).toContain(series);
+  }
+});
+
+test("a label may hold anything", async () => {
+  const name = 'a"b\\c\nd';
+  const exposition = await render(
+    TEXT,
+    snapshot({ watched: new Map([[name, 1n]]) }),
+    AGENT,
+    NOTHING,
+  );
+  expect(exposition.split("\n")).toContain(
+    'execve_counter_watched_total{command="a\\"b\\\\c\\nd"} 1',
+  );
+});
+
+test("the process is shown, in either format, whichever was asked for before", async () => {
+  const process = observeProcess();
+  const names = async (type: (typeof CONTENT_TYPES)[number]) =>
+    (await render(type, snapshot(), AGENT, process))
+      .split("\n")
+      .filter((line) => /^(process_cpu_seconds|nodejs_version|process_open_fds)/.test(line))
+      .map((line) => line.split(/[ {]/)[0]);
+  const text = ["process_cpu_seconds_total", "process_open_fds", "nodejs_version_info"];
+  expect(await names(TEXT)).toEqual(text);
+  expect(await names(OPEN_METRICS)).toEqual(text);
+  expect(await names(TEXT)).toEqual(text);
+  expect(await Promise.all([names(OPEN_METRICS), names(TEXT)])).toEqual([text, text]);
+});

@@ -1,0 +1,31 @@
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { projectPath, readProjectFile } from "./files.ts";
+
+/** A copy of what runs, for everybody to read, that a test may damage. */
+export class Installation {
+  readonly directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+
+  constructor() {
+    const { packages } = JSON.parse(readProjectFile("package-lock.json")) as {
+      packages: Record<string, { dev?: true }>;
+    };
+    const runtime = Object.keys(packages).filter((path) => path && !packages[path]?.dev);
+    for (const path of ["package.json", "dist", "build/Release/execve_counter.node", ...runtime]) {
+      cpSync(projectPath(path), this.path(path), { recursive: true });
+    }
+  }
+
+  path(relative: string): string {
+    return join(this.directory, relative);
+  }
+
+  get cli(): string {
+    return this.path("dist/cli.js");
+  }
+
+  remove(): void {
+    rmSync(this.directory, { recursive: true });
+  }
+}
