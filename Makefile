@@ -9,7 +9,7 @@ note = @:
 else
 Q := @
 note = @printf '  %-8s %s\n'
-NPM_QUIET := --silent
+NPM_QUIET := --loglevel=error
 endif
 
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
@@ -76,7 +76,7 @@ format: node_modules/.package-lock.json
 	$(Q)node_modules/.bin/biome check --write
 	$(Q)clang-format -i $(C_SOURCES)
 
-bench: build $(TOOLS)/storm $(TOOLS)/baseline.bpf.o
+bench: build test-packages $(TOOLS)/storm $(TOOLS)/baseline.bpf.o
 	$(Q)$(AS_ROOT) node test/bench/bench.mjs
 
 clean:

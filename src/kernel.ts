@@ -3,15 +3,14 @@
  * here is synchronous; reading takes microseconds.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { ExitCode, explain, UserError } from "./errors.ts";
 import { EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import type { ProgramStats } from "./snapshot.ts";
 
-const ADDON = fileURLToPath(new URL("../build/Release/execve_counter.node", import.meta.url));
-const OBJECT = fileURLToPath(new URL("../dist/execve_counter.bpf.o", import.meta.url));
+const ADDON = join(__dirname, "../build/Release/execve_counter.node");
+const OBJECT = join(__dirname, "../dist/execve_counter.bpf.o");
 
 export interface MapInfo {
   name: string;
@@ -123,7 +122,7 @@ function start(session: Session, libbpfVersion: string, options: KernelOptions):
 /** @throws UserError where there is no addon for this machine */
 export function loadAddon(): Addon {
   try {
-    return createRequire(import.meta.url)(ADDON);
+    return require(ADDON);
   } catch (error) {
     throw new UserError(
       `the native addon cannot be loaded: ${firstLine((error as Error).message)}`,
