@@ -59,8 +59,8 @@ run: build
 	$(Q)$(AS_ROOT) node dist/cli.js $(ARGS)
 
 test: build test-packages $(TEST_TOOLS)
-	$(Q)node_modules/.bin/vitest run --config test/vitest.config.ts --project unit
-	$(Q)$(AS_ROOT) node_modules/.bin/vitest run --config test/vitest.config.ts --project kernel
+	$(Q)node_modules/.bin/vitest run --config test/vitest.config.mts --project unit
+	$(Q)$(AS_ROOT) node_modules/.bin/vitest run --config test/vitest.config.mts --project kernel
 
 check: build
 	$(call install,$(CHECK_PACKAGES))
@@ -70,7 +70,7 @@ check: build
 	$(note) CHECK types
 	$(Q)node_modules/.bin/tsc -p test
 	$(note) CHECK architecture
-	$(Q)node_modules/.bin/vitest run --config test/vitest.config.ts --project unit architecture
+	$(Q)node_modules/.bin/vitest run --config test/vitest.config.mts --project unit architecture
 
 format: node_modules/.package-lock.json
 	$(Q)node_modules/.bin/biome check --write

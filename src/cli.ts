@@ -19,18 +19,21 @@ interface Flags {
   output: Format;
   attempts: AgentOptions["attempts"];
   watch: string[];
-  "web.listenAddress": string[] | undefined;
+  "web.listenAddress": string[];
   "web.telemetryPath": string;
   web: boolean;
   "log.level": Level;
   check?: true;
 }
 
-const DEFAULT_ADDRESS = "127.0.0.1:11059";
+const NO_NAMES: string[] = [];
+const DEFAULT_ADDRESSES = ["127.0.0.1:11059"];
 
-const collect = (parse: (text: string) => string[]) => (text: string, before?: string[]) => [
-  ...new Set([...(before ?? []), ...parse(text)]),
-];
+/** For a repeatable flag: collects what `parse` makes of each value, instead of `fallback`. */
+const collect =
+  (parse: (text: string) => string[], fallback: string[]) => (text: string, before: string[]) => [
+    ...new Set([...(before === fallback ? [] : before), ...parse(text)]),
+  ];
 
 const program = new Command("execve-counter")
   .description("Counts every program execution on this host, in the kernel, exactly.")
@@ -59,13 +62,13 @@ const runCommand = program
   )
   .addOption(
     new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
-      .default([], "none")
-      .argParser(collect(parseWatch)),
+      .default(NO_NAMES, "none")
+      .argParser(collect(parseWatch, NO_NAMES)),
   )
   .addOption(
     new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
-      .default(undefined, DEFAULT_ADDRESS)
-      .argParser(collect((text) => [text])),
+      .default(DEFAULT_ADDRESSES, DEFAULT_ADDRESSES.join())
+      .argParser(collect((text) => [text], DEFAULT_ADDRESSES)),
   )
   .addOption(new Option("--web.telemetry-path <path>", "where the metrics are").default("/metrics"))
   .option("--no-web", "no HTTP at all")
@@ -84,7 +87,7 @@ const runCommand = program
       watch,
       web: flags.web
         ? {
-            addresses: (flags["web.listenAddress"] ?? [DEFAULT_ADDRESS]).map(parseListenAddress),
+            addresses: flags["web.listenAddress"].map(parseListenAddress),
             telemetryPath: parseTelemetryPath(flags["web.telemetryPath"], FIXED_PATHS),
           }
         : undefined,

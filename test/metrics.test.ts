@@ -7,7 +7,7 @@ const [TEXT, OPEN_METRICS] = CONTENT_TYPES;
 const AGENT = { version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 };
 const NOTHING = new Registry();
 
-// Change the goldens with: node_modules/.bin/vitest run --config test/vitest.config.ts --update
+// Change the goldens with: node_modules/.bin/vitest run --config test/vitest.config.mts --update
 // promtool reads the first in test/kernel/prometheus.test.ts.
 test("the exposition is the golden one, as text", async () => {
   const exposition = await render(TEXT, snapshot(), AGENT, NOTHING);

@@ -4,7 +4,7 @@ import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ExitCode } from "../src/errors.ts";
 import { CONTENT_TYPES } from "../src/metrics.ts";
-import { serve, TEXT, type Web } from "../src/web.ts";
+import { type Page, serve, TEXT, type Web } from "../src/web.ts";
 
 const [PLAIN, OPEN_METRICS] = CONTENT_TYPES;
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
@@ -15,7 +15,7 @@ let origin: string;
 beforeAll(async () => {
   web = await serve(
     [LOOPBACK, LOOPBACK],
-    new Map([
+    new Map<string, Page>([
       ["/", () => ({ type: TEXT, body: "hello\n" })],
       ["/metrics", (prefer) => ({ type: prefer(CONTENT_TYPES), body: "x 1\n" })],
       ["/failing", () => ({ status: 503, type: TEXT, body: "why\n" })],

@@ -1,10 +1,11 @@
-import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   BPFTOOL,
   type Counts,
+  DENY,
   Meter,
   PERF,
   STORM,
@@ -67,6 +68,32 @@ test("execveat is seen, and told from execve", async () => {
   const after = await meter.counts();
   expect(attempts(after).execveat - attempts(before).execveat).toBe(1000);
   expect(attempts(after).execve - attempts(before).execve).toBeLessThan(BYSTANDERS);
+});
+
+test("a call that a seccomp filter stops is no attempt", async () => {
+  const before = await meter.counts();
+  sh(DENY, ["execveat", String(constants.errno.ENOENT), STORM, "execveat", "1", "1000"]);
+  const after = await meter.counts();
+  expect(attempts(after).execveat).toBe(attempts(before).execveat);
+});
+
+test.runIf(process.arch === "x64")("a call by a 32-bit program is no attempt", async () => {
+  const before = await meter.counts();
+  sh(STORM, ["int80", "1", "1000"]);
+  const after = await meter.counts();
+  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(BYSTANDERS);
+});
+
+test("a script is one exec, under its own name", async () => {
+  const script = `${program.slice(0, 12)}.sh`;
+  writeFileSync(join(directory, script), "#!/bin/sh\nexit 0\n", { mode: 0o755 });
+  const other = await Meter.start(["--watch", `${script},sh`]);
+  try {
+    sh(STORM, ["spawn", "1", "23", join(directory, script)]);
+    expect((await other.counts()).watched[script]).toBe(23);
+  } finally {
+    await other.stop();
+  }
 });
 
 test("bpftool, /metrics and the printed line show the same number", async () => {

@@ -4,7 +4,7 @@
  *
  *   deny <call> <errno> <command> [argument...]
  *
- * <call> is bpf or perf_event_open, <errno> a number.
+ * <call> is bpf, perf_event_open or execveat, <errno> a number.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,10 +21,13 @@
 int main(int argc, char **argv)
 {
 	if (argc < 4) {
-		fprintf(stderr, "usage: %s bpf|perf_event_open errno command...\n", argv[0]);
+		fprintf(stderr, "usage: %s bpf|perf_event_open|execveat errno command...\n",
+			argv[0]);
 		return 2;
 	}
-	const unsigned int call = strcmp(argv[1], "bpf") == 0 ? SYS_bpf : SYS_perf_event_open;
+	const unsigned int call = strcmp(argv[1], "bpf") == 0        ? SYS_bpf
+				  : strcmp(argv[1], "execveat") == 0 ? SYS_execveat
+								     : SYS_perf_event_open;
 	struct sock_filter filter[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),

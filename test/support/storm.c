@@ -4,6 +4,8 @@
  *
  *   storm execve <threads> <calls>      failing calls of execve(2), per thread
  *   storm execveat <threads> <calls>    the same with execveat(2)
+ *   storm int80 <threads> <calls>       the same with execve(2) as a 32-bit program
+ *                                       calls it (x86-64 only)
  *   storm spawn <threads> <runs> <program>
  *                                       runs of <program>, per thread, waited for
  *
@@ -16,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -32,6 +35,31 @@ static void die(const char *what)
 	exit(1);
 }
 
+/* int $0x80 enters the kernel as a 32-bit call; its pointers have 32 bits. */
+static void call_int80(void)
+{
+#ifdef __x86_64__
+	static char *low;
+	long result;
+
+	if (!low) {
+		low = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+		if (low == MAP_FAILED)
+			die("mmap");
+		strcpy(low, "/nonexistent");
+	}
+	/* 11 is execve for 32-bit programs; the empty vectors follow the path. */
+	asm volatile("int $0x80"
+		     : "=a"(result)
+		     : "a"(11), "b"(low), "c"(low + 64), "d"(low + 64)
+		     : "memory", "r8", "r9", "r10", "r11");
+	errno = -result;
+#else
+	errno = ENOSYS;
+#endif
+}
+
 static void one_call(void)
 {
 	char *const none[] = {NULL};
@@ -43,6 +71,8 @@ static void one_call(void)
 		execve("/nonexistent", none, none);
 	} else if (strcmp(mode, "execveat") == 0) {
 		syscall(SYS_execveat, AT_FDCWD, "/nonexistent", none, none, 0);
+	} else if (strcmp(mode, "int80") == 0) {
+		call_int80();
 	} else {
 		pid = vfork();
 		if (pid == 0) {
@@ -76,7 +106,7 @@ int main(int argc, char **argv)
 	pthread_t *ids;
 
 	if (argc < 4) {
-		fprintf(stderr, "usage: %s execve|execveat|spawn threads calls [program]\n",
+		fprintf(stderr, "usage: %s execve|execveat|int80|spawn threads calls [program]\n",
 			argv[0]);
 		return 2;
 	}
