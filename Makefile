@@ -9,7 +9,7 @@ note = @:
 else
 Q := @
 note = @printf '  %-8s %s\n'
-NPM_QUIET := --loglevel=error
+NPM_QUIET := --loglevel=error --no-fund --no-audit --no-update-notifier
 endif
 
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
@@ -84,7 +84,7 @@ clean:
 
 node_modules/.package-lock.json: package.json package-lock.json | packages
 	$(note) NPM node_modules
-	$(Q)npm ci --ignore-scripts $(NPM_QUIET)
+	$(Q)npm ci --ignore-scripts $(NPM_QUIET) $(if $(Q),>/dev/null)
 	$(Q)touch $@
 
 $(OBJECT): bpf/execve_counter.bpf.c bpf/execve_counter.h bpf/vmlinux.h | packages

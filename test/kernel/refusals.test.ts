@@ -2,7 +2,7 @@ import { chmodSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Installation } from "../support/installation.ts";
-import { DENY, result } from "../support/meter.ts";
+import { DENY, inMountNamespace, result } from "../support/meter.ts";
 
 let installed: Installation;
 
@@ -18,14 +18,7 @@ function check(wrap: readonly string[], ...flags: string[]) {
   return result(command as string, args);
 }
 
-/** In a mount namespace of its own, after `script`. */
-const inNamespace = (script: string) => [
-  "unshare",
-  "--mount",
-  "sh",
-  "-c",
-  `${script} && exec "$0" "$@"`,
-];
+const andRun = (script: string) => `${script} && exec "$0" "$@"`;
 
 const HIDE_TRACEFS = "umount -q -R /sys/kernel/debug /sys/kernel/tracing; true";
 const MOUNT_TRACEFS = `${HIDE_TRACEFS} && mount -t tracefs tracefs /sys/kernel/tracing`;
@@ -79,13 +72,13 @@ describe("privileges", () => {
   });
 
   test("with tracefs mounted, CAP_DAC_READ_SEARCH is what an ordinary user lacks", () => {
-    const wrap = [...inNamespace(MOUNT_TRACEFS), ...asNobody("bpf", "perfmon")];
+    const wrap = [...inMountNamespace(andRun(MOUNT_TRACEFS)), ...asNobody("bpf", "perfmon")];
     expectRefusal(check(wrap), 3, "tracefs may not be read", "CAP_DAC_READ_SEARCH");
   });
 
   test("the three capabilities are enough where tracefs is mounted", () => {
     const caps = asNobody("bpf", "perfmon", "dac_read_search");
-    const { status, stdout, stderr } = check([...inNamespace(MOUNT_TRACEFS), ...caps]);
+    const { status, stdout, stderr } = check([...inMountNamespace(andRun(MOUNT_TRACEFS)), ...caps]);
     expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
     expect(stdout).toMatch(/\nok\n$/);
   });
@@ -115,14 +108,13 @@ describe("the kernel", () => {
   });
 
   test("without BTF", () => {
-    const wrap = inNamespace("mount -t tmpfs tmpfs /sys/kernel/btf");
+    const wrap = inMountNamespace(andRun("mount -t tmpfs tmpfs /sys/kernel/btf"));
     expectRefusal(check(wrap), 3, "no BTF", "CONFIG_DEBUG_INFO_BTF");
   });
 
   test("with tracefs not mounted, root mounts it in private", () => {
     const script = `${HIDE_TRACEFS} && "$0" "$@" && ! grep -q ' tracefs ' /proc/self/mounts`;
-    const wrap = ["unshare", "--mount", "sh", "-c", script];
-    const { status, stdout, stderr } = check(wrap);
+    const { status, stdout, stderr } = check(inMountNamespace(script));
     expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
     expect(stdout).toMatch(/\nok\n$/);
   });
@@ -130,7 +122,7 @@ describe("the kernel", () => {
   test("with tracefs not mounted, who cannot mount it is told how", () => {
     const caps = asNobody("bpf", "perfmon", "dac_read_search");
     expectRefusal(
-      check([...inNamespace(HIDE_TRACEFS), ...caps]),
+      check([...inMountNamespace(andRun(HIDE_TRACEFS)), ...caps]),
       3,
       "tracefs is not mounted",
       "mount -t tracefs tracefs /sys/kernel/tracing",

@@ -34,6 +34,15 @@ export function result(command: string, args: readonly string[], options = {}) {
   return { status, stdout, stderr };
 }
 
+/**
+ * The words that run a shell script in a mount namespace of its own, where what
+ * it mounts below /sys is seen by nobody else. Works in a chroot too.
+ */
+export function inMountNamespace(script: string): string[] {
+  const unshare = ["unshare", "--mount", "--propagation=unchanged"];
+  return [...unshare, "sh", "-c", `mount --make-rslave /sys && ${script}`];
+}
+
 /** Polls until `check` returns something other than undefined or false. */
 export async function until<T>(what: string, check: () => T | Promise<T>, ms = 10_000) {
   const deadline = performance.now() + ms;
