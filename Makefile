@@ -21,10 +21,13 @@ CHECK_PACKAGES := clang-format
 
 # Where node-gyp finds Node's headers: beside the node that runs, where they
 # usually are; else it downloads them.
-NODE_PREFIX := $(shell node -p "require('path').resolve(process.execPath, '../..')")
+NODE_PREFIX := $(shell node -p 'path.resolve(process.execPath, "../..")')
 NODE_DIR := $(if $(wildcard $(NODE_PREFIX)/include/node/node_api.h),--nodedir=$(NODE_PREFIX))
 
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+# By its path: root's $PATH may lead to another Node.js, or to none.
+NODE := $(shell node -p process.execPath)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,$(shell command -v sudo))
+VITEST := node_modules/vitest/vitest.mjs run --config test/vitest.config.mts
 ADDON := build/Release/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
 TOOLS := build/test
@@ -56,11 +59,11 @@ test-packages:
 build: $(OBJECT) $(ADDON) dist/cli.js
 
 run: build
-	$(Q)$(AS_ROOT) node dist/cli.js $(ARGS)
+	$(Q)$(AS_ROOT) $(NODE) dist/cli.js $(ARGS)
 
 test: build test-packages $(TEST_TOOLS)
-	$(Q)node_modules/.bin/vitest run --config test/vitest.config.mts --project unit
-	$(Q)$(AS_ROOT) node_modules/.bin/vitest run --config test/vitest.config.mts --project kernel
+	$(Q)$(NODE) $(VITEST) --project unit
+	$(Q)$(AS_ROOT) $(NODE) $(VITEST) --project kernel
 
 check: build
 	$(call install,$(CHECK_PACKAGES))
@@ -70,14 +73,14 @@ check: build
 	$(note) CHECK types
 	$(Q)node_modules/.bin/tsc -p test
 	$(note) CHECK architecture
-	$(Q)node_modules/.bin/vitest run --config test/vitest.config.mts --project unit architecture
+	$(Q)$(NODE) $(VITEST) --project unit architecture
 
 format: node_modules/.package-lock.json
 	$(Q)node_modules/.bin/biome check --write
 	$(Q)clang-format -i $(C_SOURCES)
 
 bench: build test-packages $(TOOLS)/storm $(TOOLS)/baseline.bpf.o
-	$(Q)$(AS_ROOT) node test/bench/bench.mjs
+	$(Q)$(AS_ROOT) $(NODE) test/bench/bench.mjs
 
 clean:
 	$(Q)rm -rf build dist node_modules

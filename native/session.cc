@@ -7,6 +7,7 @@
 #include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/perf_event.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -163,9 +164,10 @@ void Session::Attach(const std::string& name) {
   attr.size = sizeof(attr);
   attr.type = PERF_TYPE_TRACEPOINT;
   attr.config = TracepointId(std::string(section.substr(kTracepointSection.size())));
-  // One event, on any one CPU, carries the program for all of them: it hangs on
-  // the tracepoint itself (perf_event_attach_bpf_prog() in the kernel).
-  Fd event(static_cast<int>(syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)));
+  // One event, on any CPU that is online, carries the program for all of them: it
+  // hangs on the tracepoint itself (perf_event_attach_bpf_prog() in the kernel).
+  Fd event(static_cast<int>(
+      syscall(SYS_perf_event_open, &attr, -1, sched_getcpu(), -1, PERF_FLAG_FD_CLOEXEC)));
   if (!event) throw Failure("perf_event", errno);
   bpf_link* link = bpf_program__attach_perf_event(program, event.get());
   if (!link) throw Failure("attach " + name, errno);

@@ -6,7 +6,7 @@ import { type Kernel, type KernelOptions, openKernel } from "./kernel.ts";
 import { createLog, type Level, type Log } from "./log.ts";
 import { type Format, formatLine } from "./printer.ts";
 import { read } from "./reader.ts";
-import { missed, type Snapshot, toPlain } from "./snapshot.ts";
+import { type Snapshot, toPlain } from "./snapshot.ts";
 import { VERSION } from "./version.ts";
 import type { Address, Page, Web } from "./web.ts";
 
@@ -76,21 +76,17 @@ export function check(options: AgentOptions): string[] {
   const kernel = openKernel({ ...options, log: createLog(options.logLevel).debug });
   try {
     const now = read(kernel);
+    const row = (title: string, text: string) => title.padEnd(10) + text;
     return [
-      `version   ${VERSION}, libbpf ${kernel.libbpfVersion}, Node ${process.version}`,
-      ...now.programs.map(
-        ({ name, hook, id }) => `program   ${name}, id ${id}, attached to ${hook}`,
+      row("version", `${VERSION}, libbpf ${kernel.libbpfVersion}, Node.js ${process.version}`),
+      ...now.programs.map(({ name, hook, id }) =>
+        row("program", `${name}, id ${id}, attached to ${hook}`),
       ),
-      ...kernel.maps.map(
-        ({ name, id, capacity }) => `map       ${name}, id ${id}, ${capacity} entries at most`,
-      ),
-      ...options.watch.map((name) => `watch     ${name}`),
-      now.attempts
-        ? `read      ${now.attempts.execve} execve, ${now.attempts.execveat} execveat, ${now.execs} execs, ${missed(now)} missed`
-        : `read      ${now.execs} execs, ${missed(now)} missed`,
-      ...(options.web?.addresses ?? []).map(
-        ({ host, port }) =>
-          `web       ${host ?? "every address"}, port ${port}, path ${options.web?.telemetryPath}`,
+      ...kernel.maps.map(({ name, id }) => row("map", `${name}, id ${id}`)),
+      ...[...now.watched.keys()].map((name) => row("watch", name)),
+      row("read", toJson(toPlain(now))),
+      ...(options.web?.addresses ?? []).map(({ host, port }) =>
+        row("web", `${host ?? "every address"}, port ${port}, ${options.web?.telemetryPath}`),
       ),
       "ok",
     ];

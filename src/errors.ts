@@ -94,7 +94,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   }
   if (code === "ENOSYS") {
     return unable(
-      `this kernel has no BPF (${step}: ${because})`,
+      `this kernel has no BPF (${step}: ${code})`,
       "boot a kernel with CONFIG_BPF_SYSCALL=y, or leave the sandbox that hides bpf(2)",
     );
   }
@@ -103,7 +103,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     const capable =
       (here.capabilities & CAP_SYS_ADMIN) !== 0n || (here.capabilities & needed) === needed;
     return unable(
-      `not permitted to use BPF (${step}: ${because})`,
+      `not permitted to use BPF (${step}: ${code})`,
       capable ? BANNED : ALL_CAPABILITIES,
     );
   }

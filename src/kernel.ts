@@ -79,19 +79,18 @@ export interface Kernel {
  */
 export function openKernel(options: KernelOptions): Kernel {
   const addon = loadAddon();
-  const messages: string[] = [];
+  const complaints: string[] = [];
   let session: Session | undefined;
   try {
-    session = new addon.Session(OBJECT, (_level, message) => {
-      for (const line of message.trimEnd().split("\n")) {
-        messages.push(line);
-        options.log(line);
-      }
+    session = new addon.Session(OBJECT, (level, message) => {
+      const lines = message.trimEnd().split("\n");
+      if (level === "warn") complaints.push(...lines);
+      for (const line of lines) options.log(line);
     });
     return start(session, addon.libbpfVersion, options);
   } catch (error) {
     session?.close();
-    throw isNativeError(error) ? translate(error, messages) : error;
+    throw isNativeError(error) ? translate(error, complaints) : error;
   }
 }
 
@@ -136,9 +135,9 @@ function isNativeError(error: unknown): error is NativeError {
   return error instanceof Error && "step" in error && "errno" in error;
 }
 
-function translate(error: NativeError, messages: readonly string[]): UserError {
+function translate(error: NativeError, complaints: readonly string[]): UserError {
   return explain(
-    { step: error.step, code: getSystemErrorName(-error.errno), detail: tellingLine(messages) },
+    { step: error.step, code: getSystemErrorName(-error.errno), detail: tellingLine(complaints) },
     {
       capabilities: effectiveCapabilities(),
       btf: existsSync("/sys/kernel/btf/vmlinux"),
@@ -147,23 +146,24 @@ function translate(error: NativeError, messages: readonly string[]): UserError {
   );
 }
 
-/**
- * The line of libbpf's messages that says why: the verifier's last word where
- * the verifier spoke, else libbpf's first complaint.
- */
-function tellingLine(messages: readonly string[]): string | undefined {
-  const end = messages.findIndex((line) => line.includes("-- END PROG LOAD LOG --"));
-  const verdict = messages
+/** Of libbpf's complaints the one that says why: the verifier's last word, or else the first. */
+function tellingLine(complaints: readonly string[]): string | undefined {
+  const end = complaints.findIndex((line) => line.includes("-- END PROG LOAD LOG --"));
+  const verdict = complaints
     .slice(0, Math.max(end, 0))
-    .findLast(
-      (line) => line !== "" && !/^(processed \d+ insns|verification time|stack depth)/.test(line),
-    );
-  return verdict ?? messages.find((line) => /error|fail|missing|invalid|not /i.test(line));
+    .findLast((line) => !/^($|processed \d+ insns|verification time|stack depth)/.test(line));
+  // The limit on locked memory matters to kernels before 5.11 only, and never here.
+  const first = complaints.find((line) => !line.includes("RLIMIT_MEMLOCK"));
+  return (verdict ?? first)?.replace(/^libbpf: /, "");
 }
 
 function effectiveCapabilities(): bigint {
-  const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"));
-  return BigInt(`0x${line?.[1] ?? "0"}`);
+  try {
+    const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"));
+    return BigInt(`0x${line?.[1] ?? "0"}`);
+  } catch {
+    return 0n; // no /proc: as good as none
+  }
 }
 
 function firstLine(text: string): string {

@@ -15,10 +15,11 @@ export function formatLine(format: Format, previous: Snapshot | undefined, now: 
     const { time, start_time, execve_counter, ...rest } = toPlain(now);
     return toJson({ time, start_time, execve_counter, delta, rate: round(rate), ...rest });
   }
+  const sign = delta < 0n ? "" : "+";
   const skipped = missed(now);
-  return `${now.time.toISOString()} execve_counter: ${headline(now)} (+${delta}, ${rate.toFixed(1)}/s${
-    skipped > 0n ? `, ${skipped} missed` : ""
-  })`;
+  const note = skipped > 0n ? `, ${skipped} missed` : "";
+  const difference = `(${sign}${delta}, ${rate.toFixed(1)}/s${note})`;
+  return `${now.time.toISOString()} execve_counter: ${headline(now)} ${difference}`;
 }
 
 function round(rate: number): number {

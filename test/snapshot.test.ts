@@ -16,6 +16,10 @@ test("before the first line all counts were 0", () => {
   expect(formatLine("text", undefined, now)).toContain(" execve_counter: 23 (+23, 0.0/s)");
 });
 
+test("a count that somebody has set back is shown as it is", () => {
+  expect(formatLine("text", now, { ...before, clock: 11_000 })).toContain(": 14 (-9, -1.8/s)");
+});
+
 test("skipped runs are shown once there are any", () => {
   const skipped = snapshot({ clock: 6000, misses: [2n, 1n, 0n] });
   expect(missed(skipped)).toBe(3n);

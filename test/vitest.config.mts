@@ -12,6 +12,7 @@ export default defineConfig({
         test: {
           name: "kernel",
           include: ["test/kernel/*.test.ts"],
+          globalSetup: "test/support/need-root.ts",
           // One kernel for all: one test at a time.
           fileParallelism: false,
           testTimeout: 120_000,

@@ -1,4 +1,4 @@
-import { chmodSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Installation } from "../support/installation.ts";
@@ -144,6 +144,16 @@ describe("a damaged installation", () => {
   test("with an object of nonsense", () => {
     writeFileSync(installed.path("dist/execve_counter.bpf.o"), "nonsense\n".repeat(1000));
     expectRefusal(check([]), 1, "the BPF object cannot be read", "make build");
+  });
+
+  test("with an object that the verifier refuses: its own words are in the line", () => {
+    const path = installed.path("dist/execve_counter.bpf.o");
+    const object = readFileSync(path);
+    const callLookup = Buffer.from([0x85, 0, 0, 0, 1, 0, 0, 0]);
+    const callNothing = Buffer.from([0x85, 0, 0, 0, 0xff, 0xff, 0, 0]);
+    object.set(callNothing, object.indexOf(callLookup));
+    writeFileSync(path, object);
+    expectRefusal(check([]), 3, "invalid func unknown#65535", "--log.level debug");
   });
 
   test("without the addon", () => {

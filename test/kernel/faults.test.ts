@@ -1,0 +1,61 @@
+import { expect, test } from "vitest";
+import { projectPath, readProjectFile } from "../support/files.ts";
+import { BPFTOOL, Meter, result, sample, sh, until } from "../support/meter.ts";
+
+/** A key as bpftool takes it: 64 bytes in hex. */
+function hexKey(text: string): string[] {
+  const bytes = Buffer.alloc(64);
+  bytes.write(text);
+  return ["key", "hex", ...[...bytes].map((byte) => byte.toString(16).padStart(2, "0"))];
+}
+
+test("a key that somebody deletes is a failed read, said everywhere, until it is back", async () => {
+  const meter = await Meter.start(["--interval", "100ms"]);
+  const map = ["id", String(meter.mapId)];
+  const status = async (path: string) => (await fetch(meter.origin + path)).status;
+  try {
+    sh(BPFTOOL, ["map", "delete", ...map, ...hexKey("execve_counter")]);
+    const reason = "cannot read the counters: the key execve_counter is gone";
+    await until("the failed read", () => meter.stderr.includes(reason));
+    expect(await meter.metrics()).toContain(reason);
+    expect(await status("/metrics")).toBe(503);
+    expect(await status("/api/v1/counts")).toBe(503);
+    expect(await status("/-/ready")).toBe(503);
+    expect(await status("/readyz")).toBe(503);
+    expect(await status("/-/healthy")).toBe(200);
+    expect(await status("/healthz")).toBe(200);
+    const { length } = meter.lines;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(meter.lines.length).toBe(length);
+
+    const five = ["value", "hex", "05", "00", "00", "00", "00", "00", "00", "00"];
+    sh(BPFTOOL, ["map", "update", ...map, ...hexKey("execve_counter"), ...five]);
+    await until("a good read", () => meter.lines.length > length);
+    expect(await status("/-/ready")).toBe(200);
+    const exposition = await meter.metrics();
+    expect(sample(exposition, "execve_counter_read_errors_total")).toBeGreaterThanOrEqual(3);
+    expect(sample(exposition, 'execve_counter_attempts_total{syscall="execve"}')).toBeLessThan(500);
+  } finally {
+    expect(await meter.stop()).toBe(0);
+  }
+});
+
+test("a key that somebody adds is shown", async () => {
+  const meter = await Meter.start();
+  try {
+    const seven = ["value", "hex", "07", "00", "00", "00", "00", "00", "00", "00"];
+    sh(BPFTOOL, ["map", "update", "id", String(meter.mapId), ...hexKey("comm:x"), ...seven]);
+    expect((await meter.counts()).watched).toEqual({ x: 7 });
+    expect(sample(await meter.metrics(), 'execve_counter_watched_total{command="x"}')).toBe(7);
+  } finally {
+    await meter.stop();
+  }
+});
+
+test("npx runs what is built in the checkout", () => {
+  const { version } = JSON.parse(readProjectFile("package.json"));
+  const { stdout, status } = result("npx", ["execve-counter", "--version"], {
+    cwd: projectPath("."),
+  });
+  expect({ stdout, status }).toEqual({ stdout: `${version}\n`, status: 0 });
+});
