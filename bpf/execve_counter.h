@@ -39,12 +39,4 @@
  */
 #define EXECS_MAP "execs"
 
-/*
- * The programs, by the C name that user space attaches them by. The kernel, and
- * so bpftool, keeps the first 15 bytes of a name.
- */
-#define PROG_EXECVE   "count_execve"
-#define PROG_EXECVEAT "count_execveat"
-#define PROG_EXEC     "count_exec"
-
 #endif

@@ -78,6 +78,30 @@ function nsPerRun() {
   }
 }
 
+/** What a program that is started pays, beside the attempt: its success, watched or not. */
+function nsPerSuccess() {
+  const before = readFileSync(STATS, "utf8");
+  writeFileSync(STATS, "1");
+  try {
+    const measure = (keys) => () => {
+      const session = load(METER, ["count_exec"], keys);
+      storm("spawn", 1, 1000, "/bin/true");
+      const [{ runTime, runCount }] = session.programs();
+      session.close();
+      return Number(runTime) / Number(runCount);
+    };
+    const names = Array.from({ length: 100 }, (_, i) => `comm:${i}`);
+    const { none, some } = inTurn(11, {
+      none: measure([]),
+      some: measure(["comm:true", ...names]),
+    });
+    print("ns per success, nothing watched", spread(none, 0));
+    print("ns per success, watched among 100 others", spread(some, 0));
+  } finally {
+    writeFileSync(STATS, before);
+  }
+}
+
 function lost() {
   for (const [name, object, program] of [
     ["execve-counter", METER, "count_execve"],
@@ -235,6 +259,7 @@ function callsPerRead() {
 
 console.log(`${release()}, ${cpus().length} CPUs, Node ${process.version}; median (quartiles)\n`);
 nsPerRun();
+nsPerSuccess();
 lost();
 stormRate();
 await startTime();
