@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages test-packages build run test check format bench clean
+.PHONY: help deps packages build run test check format bench clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -15,9 +15,9 @@ endif
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
 # own on Debian; Ubuntu has it among the kernel's tools.
 BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generic,bpftool)
-BUILD_PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3
-TEST_PACKAGES := $(BPFTOOL) strace util-linux
-CHECK_PACKAGES := clang-format
+PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
+	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
+	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
 
 # Where node-gyp finds Node's headers: beside the node that runs, where they
 # usually are; else it downloads them.
@@ -26,7 +26,6 @@ NODE_DIR := $(if $(wildcard $(NODE_PREFIX)/include/node/node_api.h),--nodedir=$(
 
 # By its path: root's $PATH may lead to another Node.js, or to none.
 NODE := $(shell node -p process.execPath)
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,$(shell command -v sudo))
 VITEST := node_modules/vitest/vitest.mjs run --config test/vitest.config.mts
 ADDON := build/Release/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
@@ -51,22 +50,18 @@ help:
 deps: packages node_modules/.package-lock.json
 
 packages:
-	$(call install,$(BUILD_PACKAGES))
-
-test-packages:
-	$(call install,$(TEST_PACKAGES))
+	$(install_packages)
 
 build: $(OBJECT) $(ADDON) dist/cli.js
 
 run: build
-	$(Q)$(AS_ROOT) $(NODE) dist/cli.js $(ARGS)
+	$(call as_root,$(NODE) dist/cli.js $(ARGS))
 
-test: build test-packages $(TEST_TOOLS)
+test: build $(TEST_TOOLS)
 	$(Q)$(NODE) $(VITEST) --project unit
-	$(Q)$(AS_ROOT) $(NODE) $(VITEST) --project kernel
+	$(call as_root,$(NODE) $(VITEST) --project kernel)
 
 check: build
-	$(call install,$(CHECK_PACKAGES))
 	$(note) CHECK 'formatter and linter'
 	$(Q)node_modules/.bin/biome ci --error-on-warnings
 	$(Q)clang-format --dry-run -Werror $(C_SOURCES)
@@ -75,12 +70,12 @@ check: build
 	$(note) CHECK architecture
 	$(Q)$(NODE) $(VITEST) --project unit architecture
 
-format: node_modules/.package-lock.json
+format: packages node_modules/.package-lock.json
 	$(Q)node_modules/.bin/biome check --write
 	$(Q)clang-format -i $(C_SOURCES)
 
-bench: build test-packages $(TOOLS)/storm $(TOOLS)/baseline.bpf.o
-	$(Q)$(AS_ROOT) $(NODE) test/bench/bench.mjs
+bench: build $(TOOLS)/storm $(TOOLS)/baseline.bpf.o
+	$(call as_root,$(NODE) test/bench/bench.mjs)
 
 clean:
 	$(Q)rm -rf build dist node_modules
@@ -118,6 +113,8 @@ $(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c bpf/execve_counter.h bpf/vmli
 $(TOOLS)/usr/bin/prometheus: | packages
 	$(note) UNPACK prometheus
 	$(Q)mkdir -p $(TOOLS)
+	$(Q)apt-cache show prometheus >/dev/null 2>&1 || \
+		{ $(call become_root,sudo apt-get update); $$sudo apt-get update -qq; }
 	$(Q)cd $(TOOLS) && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
 	$(Q)touch $@
 
@@ -128,20 +125,31 @@ $(Q)clang $(BPF_CFLAGS) -c $< -o $@
 $(Q)llvm-strip -g $@
 endef
 
-# $(call install,PACKAGES) installs those that are missing.
-define install
-$(Q)missing=$$(for name in $(1); do \
+# What root's part of the work is run with; sudo only where it can ask or need not.
+define become_root
+if [ "$$(id -u)" = 0 ]; then sudo=; \
+	elif command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then sudo=sudo; \
+	else echo "this needs root; run: $(1)"; exit 1; fi
+endef
+
+# $(call as_root,COMMAND)
+define as_root
+$(Q)$(call become_root,sudo $(1)); \
+	$$sudo $(1)
+endef
+
+define install_packages
+$(Q)missing=$$(for name in $(PACKAGES); do \
 		dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null | grep -qx installed || echo $$name; \
 	done); \
 	[ -z "$$missing" ] && exit; \
-	install="apt-get install -y --no-install-recommends $$(echo $$missing)"; \
-	if ! command -v apt-get >/dev/null; then \
-		echo "install the equivalents of these Debian packages:" $$missing; exit 1; \
-	elif [ "$$(id -u)" = 0 ]; then root=; \
-	elif sudo -n true 2>/dev/null; then root=sudo; \
-	else echo "system packages are missing; run: sudo $$install"; exit 1; fi; \
-	printf '  %-8s %s\n' APT "$$(echo $$missing)"; \
-	{ $$root apt-get update && $$root env DEBIAN_FRONTEND=noninteractive $$install; } >build-packages.log 2>&1 || \
-		{ cat build-packages.log; rm build-packages.log; exit 1; }; \
-	rm build-packages.log
+	missing=$$(echo $$missing); \
+	command -v apt-get >/dev/null || \
+		{ echo "install what corresponds to these Debian packages: $$missing"; exit 1; }; \
+	install="apt-get install -y --no-install-recommends $$missing"; \
+	$(call become_root,sudo apt-get update && sudo $$install); \
+	printf '  %-8s %s\n' APT "$$missing"; \
+	{ $$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive $$install; } >packages.log 2>&1 || \
+		{ cat packages.log; rm packages.log; exit 1; }; \
+	rm packages.log
 endef

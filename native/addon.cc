@@ -122,7 +122,6 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   void Load(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kOpen);
     if (!info[0].IsArray()) throw Napi::TypeError::New(env, "programs must be an array of strings");
     const Napi::Array array = info[0].As<Napi::Array>();
     std::vector<std::string> programs;
@@ -131,6 +130,8 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
       if (!name.IsString()) throw Napi::TypeError::New(env, "programs must be an array of strings");
       programs.push_back(name.As<Napi::String>());
     }
+    // Only now: reading the array may have run JavaScript that closed the session.
+    Session& session = Get(env, Needs::kOpen);
     // An object can be loaded once: libbpf refuses a second attempt even after
     // a failed one, so the state changes before the attempt.
     if (std::exchange(load_tried_, true)) throw StateError(env, "the session was loaded before");

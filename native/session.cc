@@ -33,12 +33,18 @@ thread_local const Log* current_log = nullptr;
 
 int Print(libbpf_print_level level, const char* format, va_list args) {
   if (!current_log || !*current_log) return 0;
-  std::array<char, 16384> line;
-  const int length = vsnprintf(line.data(), line.size(), format, args);
+  // The verifier's log can be long, and its end matters most.
+  va_list again;
+  va_copy(again, args);
+  const int length = vsnprintf(nullptr, 0, format, again);
+  va_end(again);
+  if (length < 0) return length;
+  std::string message(length, '\0');
+  vsnprintf(message.data(), length + 1, format, args);
   const LogLevel mapped = level == LIBBPF_WARN   ? LogLevel::kWarn
                           : level == LIBBPF_INFO ? LogLevel::kInfo
                                                  : LogLevel::kDebug;
-  (*current_log)(mapped, line.data());
+  (*current_log)(mapped, std::move(message));
   return length;
 }
 
@@ -91,8 +97,23 @@ uint64_t TracepointId(const std::string& name) {
   Fd file(openat(tracefs.get(), path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) throw Failure(errno == ENOENT ? "tracepoint" : "tracefs", errno);
   std::array<char, 32> text{};
-  if (read(file.get(), text.data(), text.size() - 1) <= 0) throw Failure("tracefs", errno);
+  const ssize_t length = read(file.get(), text.data(), text.size() - 1);
+  if (length <= 0) throw Failure("tracefs", length < 0 ? errno : EIO);
   return strtoull(text.data(), nullptr, 10);
+}
+
+// A perf event of the tracepoint, on any CPU that is online: a program attached to
+// it runs on all of them, because it hangs on the tracepoint itself
+// (perf_event_attach_bpf_prog() in the kernel).
+int OpenTracepoint(const std::string& name) {
+  perf_event_attr attr{};
+  attr.size = sizeof(attr);
+  attr.type = PERF_TYPE_TRACEPOINT;
+  attr.config = TracepointId(name);
+  const long event =
+      syscall(SYS_perf_event_open, &attr, -1, sched_getcpu(), -1, PERF_FLAG_FD_CLOEXEC);
+  if (event < 0) throw Failure("perf_event", errno);
+  return static_cast<int>(event);
 }
 
 }  // namespace
@@ -150,31 +171,25 @@ int Session::MapFd(const char* name) {
 void Session::Attach(const std::string& name) {
   LogScope scope(*this);
   bpf_program* program = bpf_object__find_program_by_name(object_.get(), name.c_str());
-  if (!program || bpf_program__fd(program) < 0) throw Failure("attach " + name, ENOENT);
+  const std::string step = "attach " + name;
+  if (!program || bpf_program__fd(program) < 0) throw Failure(step, ENOENT);
+  // The kernel would let some hooks run it twice, and count twice.
+  if (links_.count(name)) throw Failure(step, EEXIST);
 
   const std::string_view section = bpf_program__section_name(program);
-  if (section.substr(0, kTracepointSection.size()) != kTracepointSection) {
-    bpf_link* link = bpf_program__attach(program);
-    if (!link) throw Failure("attach " + name, errno);
-    links_.emplace_back(link, bpf_link__destroy);
-    return;
+  bpf_link* link;
+  if (section.substr(0, kTracepointSection.size()) == kTracepointSection) {
+    Fd event(OpenTracepoint(std::string(section.substr(kTracepointSection.size()))));
+    link = bpf_program__attach_perf_event(program, event.get());
+    if (!link) throw Failure(step, errno);
+    // The link owns the event now. libbpf has enabled it, which makes the kernel
+    // record every call on that CPU for nobody; the program runs without.
+    ioctl(event.release(), PERF_EVENT_IOC_DISABLE, 0);
+  } else {
+    link = bpf_program__attach(program);
+    if (!link) throw Failure(step, errno);
   }
-
-  perf_event_attr attr{};
-  attr.size = sizeof(attr);
-  attr.type = PERF_TYPE_TRACEPOINT;
-  attr.config = TracepointId(std::string(section.substr(kTracepointSection.size())));
-  // One event, on any CPU that is online, carries the program for all of them: it
-  // hangs on the tracepoint itself (perf_event_attach_bpf_prog() in the kernel).
-  Fd event(static_cast<int>(
-      syscall(SYS_perf_event_open, &attr, -1, sched_getcpu(), -1, PERF_FLAG_FD_CLOEXEC)));
-  if (!event) throw Failure("perf_event", errno);
-  bpf_link* link = bpf_program__attach_perf_event(program, event.get());
-  if (!link) throw Failure("attach " + name, errno);
-  // The link owns the event now. libbpf has enabled it, which makes the kernel
-  // record every call on that CPU for nobody; the program runs without.
-  ioctl(event.release(), PERF_EVENT_IOC_DISABLE, 0);
-  links_.emplace_back(link, bpf_link__destroy);
+  links_.emplace(name, std::unique_ptr<bpf_link, int (*)(bpf_link*)>(link, bpf_link__destroy));
 }
 
 bool Session::ValidKey(std::string_view key) {

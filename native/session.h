@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -73,7 +74,7 @@ class Session {
   // Creates the maps and loads the named programs, no others. Once only.
   void Load(const std::vector<std::string>& programs);
 
-  // Adds one loaded program to its hook. A tracepoint's number is looked up in
+  // Adds one loaded program to its hook, once (EEXIST). A tracepoint's number is looked up in
   // tracefs: where that is mounted, or else through a private mount that nobody
   // else sees and that is gone when the method returns.
   void Attach(const std::string& program);
@@ -103,7 +104,7 @@ class Session {
   Log log_;
   std::unique_ptr<bpf_object, void (*)(bpf_object*)> object_;
   // Destroyed before object_: a program is detached before it is unloaded.
-  std::vector<std::unique_ptr<bpf_link, int (*)(bpf_link*)>> links_;
+  std::map<std::string, std::unique_ptr<bpf_link, int (*)(bpf_link*)>> links_;
   int counters_fd_ = -1;  // owned by object_
   int execs_fd_ = -1;     // owned by object_
   std::unique_ptr<char[]> keys_;

@@ -10,6 +10,11 @@ import { type Snapshot, toPlain } from "./snapshot.ts";
 import { VERSION } from "./version.ts";
 import type { Address, Page, Web } from "./web.ts";
 
+export interface WebOptions {
+  addresses: readonly Address[];
+  telemetryPath: string;
+}
+
 export interface AgentOptions {
   /** Milliseconds between printed lines. */
   interval: number;
@@ -17,7 +22,7 @@ export interface AgentOptions {
   attempts: KernelOptions["attempts"];
   watch: readonly string[];
   /** Undefined for no HTTP at all. */
-  web: { addresses: readonly Address[]; telemetryPath: string } | undefined;
+  web: WebOptions | undefined;
   logLevel: Level;
 }
 
@@ -42,20 +47,36 @@ export async function run(
 ): Promise<void> {
   const log = createLog(options.logLevel);
   const kernel = openKernel({ ...options, log: log.debug });
-  let web: Web | undefined;
+  let web: Promise<Web> | undefined;
   let timer: NodeJS.Timeout | undefined;
   try {
-    log.info(
-      `${VERSION} counts ${kernel.attempts ? "attempts and successes" : "successes"}; ${describeMaps(kernel)}`,
-    );
+    const { name, id } = kernel.countersMap;
+    const what = kernel.attempts ? "attempts and successes" : "successes";
+    log.info(`${VERSION} counts ${what}; map ${name}, id ${id}`);
+    if (!kernel.reportsMisses) {
+      log.warn(
+        "this kernel does not report the runs that it skips (Linux does from 6.7 on): if it is fully preemptible, attempts may be counted short",
+      );
+    }
     const source = new Source(kernel, log);
-    if (options.web) web = await startWeb(options.web, kernel, source, log);
+    if (options.web) {
+      web = startWeb(options.web, kernel, source, log);
+      if ((await Promise.race([web, stop])) === undefined) return;
+    }
 
     const broken = new Promise<never>((_, reject) => {
       stdout.on("error", (error: NodeJS.ErrnoException) => reject(cannotPrint(error)));
     });
     let previous: Snapshot | undefined;
+    let unread = false;
     const print = () => {
+      // Lines that nobody takes are not piled up; the next one covers their time.
+      if (stdout.writableNeedDrain) {
+        if (!unread) log.warn("nobody reads stdout: lines are left out until somebody does");
+        unread = true;
+        return;
+      }
+      unread = false;
       const now = source.tryRead();
       if (!now) return;
       stdout.write(`${formatLine(options.output, previous, now)}\n`);
@@ -66,8 +87,11 @@ export async function run(
     await Promise.race([stop, broken]);
   } finally {
     clearInterval(timer);
-    web?.close();
     kernel.close();
+    web?.then(
+      (started) => started.close(),
+      () => {}, // reported where it was awaited
+    );
   }
 }
 
@@ -123,7 +147,7 @@ class Source {
 }
 
 async function startWeb(
-  options: NonNullable<AgentOptions["web"]>,
+  options: WebOptions,
   kernel: Kernel,
   source: Source,
   log: Log,
@@ -143,10 +167,7 @@ async function startWeb(
         : { status: 503, type: TEXT, body: `cannot read the counters: ${source.failure}\n` };
     };
   const healthy: Page = () => ({ type: TEXT, body: "healthy\n" });
-  const ready: Page = () =>
-    source.failure === undefined
-      ? { type: TEXT, body: "ready\n" }
-      : { status: 503, type: TEXT, body: `cannot read the counters: ${source.failure}\n` };
+  const ready = withSnapshot(() => ({ type: TEXT, body: "ready\n" }));
 
   const pages = new Map<string, Page>([
     [
@@ -188,13 +209,6 @@ async function startWeb(
   });
   for (const origin of web.origins) log.info(`metrics at ${origin}${options.telemetryPath}`);
   return web;
-}
-
-function describeMaps(kernel: Kernel): string {
-  return kernel.maps
-    .filter(({ name }) => name === "execve_counter")
-    .map(({ name, id }) => `map ${name}, id ${id}`)
-    .join();
 }
 
 function cannotPrint(error: NodeJS.ErrnoException): UserError {

@@ -2,7 +2,7 @@
 /** The command line: flags in, exit code out. */
 import { setFlagsFromString } from "node:v8";
 import { Command, CommanderError, Option } from "commander";
-import { type AgentOptions, check, FIXED_PATHS, run } from "./agent.ts";
+import { type AgentOptions, check, FIXED_PATHS, run, type WebOptions } from "./agent.ts";
 import { ExitCode, UserError } from "./errors.ts";
 import { parseInterval, parseListenAddress, parseTelemetryPath, parseWatch } from "./flags.ts";
 import { createLog, LEVELS, type Level } from "./log.ts";
@@ -19,21 +19,15 @@ interface Flags {
   output: Format;
   attempts: AgentOptions["attempts"];
   watch: string[];
-  "web.listenAddress": string[];
+  "web.listenAddress": WebOptions["addresses"];
   "web.telemetryPath": string;
   web: boolean;
   "log.level": Level;
   check?: true;
 }
 
-const NO_NAMES: string[] = [];
-const DEFAULT_ADDRESSES = ["127.0.0.1:11059"];
-
-/** For a repeatable flag: collects what `parse` makes of each value, instead of `fallback`. */
-const collect =
-  (parse: (text: string) => string[], fallback: string[]) => (text: string, before: string[]) => [
-    ...new Set([...(before === fallback ? [] : before), ...parse(text)]),
-  ];
+const DEFAULT_ADDRESS = "127.0.0.1:11059";
+const DEFAULT_ADDRESSES = [parseListenAddress(DEFAULT_ADDRESS)];
 
 const program = new Command("execve-counter")
   .description("Counts every program execution on this host, in the kernel, exactly.")
@@ -62,15 +56,22 @@ const runCommand = program
   )
   .addOption(
     new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
-      .default(NO_NAMES, "none")
-      .argParser(collect(parseWatch, NO_NAMES)),
+      .default([], "none")
+      .argParser((text, before: string[]) => [...new Set([...before, ...parseWatch(text)])]),
   )
   .addOption(
     new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
-      .default(DEFAULT_ADDRESSES, DEFAULT_ADDRESSES.join())
-      .argParser(collect((text) => [text], DEFAULT_ADDRESSES)),
+      .default(DEFAULT_ADDRESSES, DEFAULT_ADDRESS)
+      .argParser((text, before: WebOptions["addresses"]) => [
+        ...(before === DEFAULT_ADDRESSES ? [] : before),
+        parseListenAddress(text),
+      ]),
   )
-  .addOption(new Option("--web.telemetry-path <path>", "where the metrics are").default("/metrics"))
+  .addOption(
+    new Option("--web.telemetry-path <path>", "where the metrics are")
+      .default("/metrics")
+      .argParser((text) => parseTelemetryPath(text, FIXED_PATHS)),
+  )
   .option("--no-web", "no HTTP at all")
   .addOption(
     new Option("--log.level <level>", "debug includes libbpf's messages")
@@ -87,8 +88,8 @@ const runCommand = program
       watch,
       web: flags.web
         ? {
-            addresses: flags["web.listenAddress"].map(parseListenAddress),
-            telemetryPath: parseTelemetryPath(flags["web.telemetryPath"], FIXED_PATHS),
+            addresses: flags["web.listenAddress"],
+            telemetryPath: flags["web.telemetryPath"],
           }
         : undefined,
       logLevel: flags["log.level"],
@@ -103,6 +104,12 @@ program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
 function stopSignal(): Promise<void> {
   return new Promise((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
+    // npx runs its command below a shell that passes no signal on. When npx is
+    // stopped, its shell goes with it, and this process would be left behind.
+    if (process.env.npm_command === "exec") {
+      const parent = process.ppid;
+      setInterval(() => process.ppid !== parent && resolve(), 200).unref();
+    }
   });
 }
 
@@ -127,6 +134,9 @@ function report(error: unknown): number {
   log.error(`this is a bug, please report it: ${error instanceof Error ? error.stack : error}`);
   return ExitCode.failed;
 }
+
+// Talk that nobody hears is no failure; run() looks after its own stdout.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 
 program
   .parseAsync()

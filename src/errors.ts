@@ -48,7 +48,7 @@ const CAP_PERFMON = 1n << 38n;
 const CAP_BPF = 1n << 39n;
 
 const ALL_CAPABILITIES =
-  "run it as root (sudo npx execve-counter), or with CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH";
+  "run it as root, or with CAP_BPF, CAP_PERFMON and (unless --attempts off) CAP_DAC_READ_SEARCH";
 const BANNED =
   "the capabilities are there, so something above forbids it: look at the container's seccomp profile and at /sys/kernel/security/lockdown";
 const MOUNT_TRACEFS =
@@ -86,6 +86,14 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
         );
       }
   }
+  if (code === "EMFILE" || code === "ENFILE" || code === "ENOMEM") {
+    return failed(
+      `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${step}: ${code})`,
+      code === "ENOMEM"
+        ? "free memory, or raise the memory limit of the control group it runs in"
+        : "raise the limit on open files (ulimit -n)",
+    );
+  }
   if (code === "ENOSYS" && step === "perf_event") {
     return unable(
       `this kernel has no perf events (${step}: ${code})`,
@@ -114,7 +122,11 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     );
   }
   if (step === "update" && code === "E2BIG") {
-    return failed("there is no room for that many watched names", "watch fewer commands");
+    return new UserError(
+      "there is no room for that many watched names",
+      "watch at most 4094 commands",
+      ExitCode.usage,
+    );
   }
   return failed(
     `the counters cannot be used (${step}: ${because})`,

@@ -20,7 +20,8 @@ export function parseInterval(text: string): number {
 
 /** "127.0.0.1:11059", "[::1]:11059", "localhost:0", ":11059". */
 export function parseListenAddress(text: string): Address {
-  const remedy = "give host:port, like 127.0.0.1:11059, [::1]:11059 or :11059";
+  const remedy =
+    "give host:port, like 127.0.0.1:11059, [::1]:11059 or :11059; a port is at most 65535";
   const match = /^(?:\[([^\]]+)\]|([^:[\]/\s]*)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
   const bracketed = match?.[1];
@@ -36,7 +37,7 @@ export function parseTelemetryPath(text: string, taken: readonly string[]): stri
     throw wrong(
       "--web.telemetry-path",
       text,
-      "give a path that starts with a slash, like /metrics",
+      "give a path of letters, digits and -._~ between slashes, like /metrics",
     );
   }
   if (taken.includes(text)) {
@@ -61,6 +62,9 @@ export function parseWatch(text: string): string[] {
         name,
         `give the name without its directory: ${name.slice(name.lastIndexOf("/") + 1) || "nc"}`,
       );
+    }
+    if (name.includes("\ufffd")) {
+      throw wrong("--watch", name, "give a name that is valid UTF-8");
     }
     if (Buffer.byteLength(name) > MAX_COMMAND_BYTES) {
       throw wrong(

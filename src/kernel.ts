@@ -3,10 +3,11 @@
  * here is synchronous; reading takes microseconds.
  */
 import { existsSync, readFileSync } from "node:fs";
+import { release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { ExitCode, explain, UserError } from "./errors.ts";
-import { EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
+import { COUNTERS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import type { ProgramStats } from "./snapshot.ts";
 
 const ADDON = join(__dirname, "../build/Release/execve_counter.node");
@@ -34,7 +35,8 @@ export interface Session {
   remove(key: string): boolean;
   readCounters(): [key: string, value: bigint][];
   readExecs(): bigint;
-  programs(): ProgramStats[];
+  /** Of the loaded programs. */
+  programs(): (ProgramStats & { misses: bigint })[];
   maps(): MapInfo[];
   close(): void;
 }
@@ -64,7 +66,12 @@ export interface Kernel {
   readonly startTime: Date;
   /** Whether attempts are counted. */
   readonly attempts: boolean;
+  /** Whether the kernel says how many runs of every program it skips. */
+  readonly reportsMisses: boolean;
+  /** The program that counts what the printed line shows. */
+  readonly headlineProgram: string;
   readonly maps: readonly MapInfo[];
+  readonly countersMap: MapInfo;
   readCounters(): ReadonlyMap<string, bigint>;
   readExecs(): bigint;
   programs(): ProgramStats[];
@@ -73,7 +80,8 @@ export interface Kernel {
 }
 
 /**
- * Loads the programs, seeds the keys at 0 and attaches.
+ * Loads the programs, seeds the keys at 0 and attaches; all programs are attached
+ * or none.
  *
  * @throws UserError when any step fails; nothing stays loaded then
  */
@@ -106,16 +114,40 @@ function start(session: Session, libbpfVersion: string, options: KernelOptions):
   }
   const startTime = new Date();
   for (const program of programs) session.attach(program);
+
+  const maps = session.maps();
+  const tracepointsReportMisses = reportsTracepointMisses(release());
   return {
     libbpfVersion,
     startTime,
     attempts,
-    maps: session.maps(),
+    reportsMisses: !attempts || tracepointsReportMisses,
+    headlineProgram: programs[0] as string,
+    maps,
+    countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     readCounters: () => new Map(session.readCounters()),
     readExecs: () => session.readExecs(),
-    programs: () => session.programs(),
+    programs: () =>
+      session
+        .programs()
+        .map((program) =>
+          program.hook.startsWith("tracepoint/") && !tracepointsReportMisses
+            ? { ...program, misses: undefined }
+            : program,
+        ),
     close: () => session.close(),
   };
+}
+
+/**
+ * Whether a kernel counts the runs it skips of programs on classic tracepoints,
+ * which Linux does from 6.7 on (bpf_prog_inc_misses_counters() in trace_call_bpf()).
+ *
+ * @param kernelRelease as uname(2) says it: "6.1.0-18-amd64"
+ */
+export function reportsTracepointMisses(kernelRelease: string): boolean {
+  const [major = 0, minor = 0] = kernelRelease.split(".").map((part) => Number.parseInt(part, 10));
+  return major > 6 || (major === 6 && minor >= 7);
 }
 
 /** @throws UserError where there is no addon for this machine */

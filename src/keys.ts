@@ -3,6 +3,7 @@
  * (a test compares the two).
  */
 
+export const COUNTERS_MAP = "execve_counter";
 export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";

@@ -47,7 +47,10 @@ const FAMILIES: readonly Family[] = [
     type: "counter",
     help: "Runs of a program that the kernel skipped, where it reports them (recursion_misses).",
     labels: ["program"],
-    samples: ({ programs }) => programs.map(({ name, misses }) => [{ program: name }, misses]),
+    samples: ({ programs }) =>
+      programs.flatMap(({ name, misses }) =>
+        misses === undefined ? [] : [[{ program: name }, misses]],
+      ),
   },
   {
     name: "execve_counter_execs_total",

@@ -1,6 +1,6 @@
 /** Reads the running meter into a Snapshot; keeps nothing. */
 import type { Kernel } from "./kernel.ts";
-import { EXECVE_KEY, EXECVEAT_KEY, watchedName } from "./keys.ts";
+import { COUNTERS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchedName } from "./keys.ts";
 import type { Snapshot } from "./snapshot.ts";
 
 /** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
@@ -13,7 +13,7 @@ export function read(kernel: Kernel): Snapshot {
 
   const counter = (key: string): bigint => {
     const value = counters.get(key);
-    if (value === undefined) throw new Error(`the key ${key} is gone from the map execve_counter`);
+    if (value === undefined) throw new Error(`the key ${key} is gone from the map ${COUNTERS_MAP}`);
     return value;
   };
   const watched = new Map<string, bigint>();
@@ -28,12 +28,11 @@ export function read(kernel: Kernel): Snapshot {
     attempts: kernel.attempts
       ? { execve: counter(EXECVE_KEY), execveat: counter(EXECVEAT_KEY) }
       : undefined,
+    missed: programs.find(({ name }) => name === kernel.headlineProgram)?.misses,
     execs,
     watched,
     programs,
-    tables: kernel.maps
-      .filter((map) => map.name === "execve_counter")
-      .map(({ name, capacity }) => ({ name, entries: counters.size, capacity })),
+    tables: [{ name: COUNTERS_MAP, entries: counters.size, capacity: kernel.countersMap.capacity }],
     readDuration: (performance.now() - clock) / 1000,
   };
 }

@@ -10,8 +10,11 @@ export interface ProgramStats {
   /** Runs, and nanoseconds spent in them; 0 while kernel.bpf_stats_enabled is 0. */
   runCount: bigint;
   runTime: bigint;
-  /** Runs that the kernel skipped (recursion_misses in struct bpf_prog_info). */
-  misses: bigint;
+  /**
+   * Runs that the kernel skipped (recursion_misses in struct bpf_prog_info);
+   * undefined where it skips some and does not say.
+   */
+  misses: bigint | undefined;
 }
 
 export interface TableFill {
@@ -28,6 +31,8 @@ export interface Snapshot {
   startTime: Date;
   /** Calls that entered the kernel; undefined with --attempts off. */
   attempts: { execve: bigint; execveat: bigint } | undefined;
+  /** Runs skipped of the program behind the headline; undefined where nobody knows. */
+  missed: bigint | undefined;
   /** Programs started. */
   execs: bigint;
   /** Programs started, by watched command name. */
@@ -43,19 +48,19 @@ export function headline(snapshot: Snapshot): bigint {
   return snapshot.attempts?.execve ?? snapshot.execs;
 }
 
-/** Runs the kernel skipped, over all programs. */
-export function missed(snapshot: Snapshot): bigint {
-  return snapshot.programs.reduce((sum, program) => sum + program.misses, 0n);
-}
-
 /**
- * What the headline did since `previous`: the difference, and executions per
- * second (0 where no time has passed).
+ * What the headline did since `previous`, or since the start: the difference, and
+ * executions per second (0 where no time has passed).
  */
-export function change(previous: Snapshot, now: Snapshot): { delta: bigint; rate: number } {
-  const delta = headline(now) - headline(previous);
-  const seconds = (now.clock - previous.clock) / 1000;
-  return { delta, rate: seconds > 0 ? Number(delta) / seconds : 0 };
+export function change(
+  previous: Snapshot | undefined,
+  now: Snapshot,
+): { delta: bigint; rate: number } {
+  const delta = previous ? headline(now) - headline(previous) : headline(now);
+  const milliseconds = previous
+    ? now.clock - previous.clock
+    : now.time.getTime() - now.startTime.getTime();
+  return { delta, rate: milliseconds > 0 ? (Number(delta) * 1000) / milliseconds : 0 };
 }
 
 /** The snapshot as the JSON interface names it; bigints stay bigints. */
@@ -65,7 +70,7 @@ export function toPlain(snapshot: Snapshot) {
     start_time: snapshot.startTime.toISOString(),
     execve_counter: headline(snapshot),
     attempts: snapshot.attempts,
-    missed: missed(snapshot),
+    missed: snapshot.missed ?? null,
     execs: snapshot.execs,
     watched: Object.fromEntries(snapshot.watched),
   };

@@ -63,11 +63,12 @@ export async function serve(
       const server = createServer((request, response) => {
         answer(request, response, pages).catch((error) => {
           onError(error);
-          response.destroy();
+          response.writeHead(500).end();
         });
       });
       servers.push(server);
       await listen(server, address);
+      server.on("error", onError);
     }
   } catch (error) {
     close();
@@ -126,7 +127,7 @@ function pathOf(request: IncomingMessage): string {
 
 function listen(server: Server, { host, port }: Address): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) => {
+    const refuse = (error: NodeJS.ErrnoException) => {
       const code = error.code ?? error.message;
       reject(
         new UserError(
@@ -137,8 +138,12 @@ function listen(server: Server, { host, port }: Address): Promise<void> {
           ExitCode.failed,
         ),
       );
+    };
+    server.once("error", refuse);
+    server.listen(host === undefined ? { port } : { host, port }, () => {
+      server.off("error", refuse);
+      resolve();
     });
-    server.listen(host === undefined ? { port } : { host, port }, resolve);
   });
 }
 

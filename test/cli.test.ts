@@ -17,6 +17,9 @@ test.each([
   ["--attempts", "maybe"],
   ["--watch", "/usr/bin/nc"],
   ["--watch", ""],
+  ["--watch", "\ufffd"],
+  ["--no-web", "--web.listen-address", "nonsense"],
+  ["--no-web", "--web.telemetry-path", "nonsense"],
   ["--web.listen-address", "127.0.0.1"],
   ["--web.telemetry-path", "metrics"],
   ["--web.telemetry-path", "/healthz"],
@@ -27,6 +30,13 @@ test.each([
   expect(status).toBe(2);
   expect(stdout).toBe("");
   expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
+});
+
+test("a reader that goes away early sees no stack", () => {
+  const script = `"$0" "$1" --help | true; "$0" "$1" --version | true`;
+  for (let i = 0; i < 5; i++) {
+    expect(result("sh", ["-c", script, process.execPath, CLI]).stderr).toBe("");
+  }
 });
 
 test("--version is package.json's", () => {

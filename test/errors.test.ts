@@ -20,8 +20,10 @@ test.each([
   ["perf_event", "EACCES", NOBODY, ExitCode.unable, "not permitted", "CAP_PERFMON"],
   ["perf_event", "ENOSYS", ROOT, ExitCode.unable, "perf_event", "CONFIG_PERF_EVENTS"],
   ["attach count_exec", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
-  ["update", "E2BIG", ROOT, ExitCode.failed, "no room", "fewer"],
-  ["read", "ENOMEM", ROOT, ExitCode.failed, "cannot be used", "again"],
+  ["update", "E2BIG", ROOT, ExitCode.usage, "no room", "4094"],
+  ["load", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
+  ["load", "ENOMEM", ROOT, ExitCode.failed, "out of memory", "control group"],
+  ["read", "EINVAL", ROOT, ExitCode.failed, "cannot be used", "again"],
 ] as const)("%s: %s", (step, code, here, exitCode, what, remedy) => {
   const error = explain({ step, code, detail: undefined }, here);
   expect(error.exitCode).toBe(exitCode);

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { formatLine } from "../src/printer.ts";
-import { change, headline, missed, toPlain } from "../src/snapshot.ts";
+import { change, headline, toPlain } from "../src/snapshot.ts";
 import { snapshot } from "./support/snapshot.ts";
 
 const before = snapshot({ clock: 1000, attempts: { execve: 14n, execveat: 0n } });
@@ -12,8 +12,11 @@ test("the line is the one the interface shows", () => {
   );
 });
 
-test("before the first line all counts were 0", () => {
-  expect(formatLine("text", undefined, now)).toContain(" execve_counter: 23 (+23, 0.0/s)");
+test("the first line is about the time since the start, when all counts were 0", () => {
+  const early = { ...now, startTime: new Date(now.time.getTime() - 2000) };
+  expect(formatLine("text", undefined, early)).toContain(" execve_counter: 23 (+23, 11.5/s)");
+  const atOnce = { ...now, startTime: now.time };
+  expect(formatLine("text", undefined, atOnce)).toContain(" execve_counter: 23 (+23, 0.0/s)");
 });
 
 test("a count that somebody has set back is shown as it is", () => {
@@ -21,16 +24,20 @@ test("a count that somebody has set back is shown as it is", () => {
 });
 
 test("skipped runs are shown once there are any", () => {
-  const skipped = snapshot({ clock: 6000, misses: [2n, 1n, 0n] });
-  expect(missed(skipped)).toBe(3n);
-  expect(formatLine("text", before, skipped)).toMatch(/\/s, 3 missed\)$/);
+  const skipped = snapshot({ clock: 6000, missed: 2n });
+  expect(formatLine("text", before, skipped)).toMatch(/\/s, 2 missed\)$/);
+  expect(formatLine("json", before, skipped)).toContain('"missed":2,');
+  // Where the kernel does not say, neither do we.
+  const unknown = snapshot({ clock: 6000, missed: undefined });
+  expect(formatLine("text", before, unknown)).not.toContain("missed");
+  expect(formatLine("json", before, unknown)).toContain('"missed":null,');
 });
 
 test("JSON carries counts digit for digit", () => {
   const huge = snapshot({ attempts: { execve: 2n ** 64n - 1n, execveat: 2n ** 53n + 1n } });
   expect(formatLine("json", undefined, huge)).toBe(
     '{"time":"2026-11-23T04:50:00.000Z","start_time":"2026-11-23T04:00:00.000Z",' +
-      '"execve_counter":18446744073709551615,"delta":18446744073709551615,"rate":0,' +
+      '"execve_counter":18446744073709551615,"delta":18446744073709551615,"rate":6148914691236517,' +
       '"attempts":{"execve":18446744073709551615,"execveat":9007199254740993},' +
       '"missed":0,"execs":21,"watched":{"nc":3}}',
   );

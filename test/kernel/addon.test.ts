@@ -1,5 +1,5 @@
-import { writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { rmSync, writeFileSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { loadAddon, type Session } from "../../src/kernel.ts";
@@ -150,6 +150,7 @@ test("an object file that is missing, empty or nonsense is an error of the step 
     writeFileSync(file, content);
     expect(thrown(() => newSession(file))).toMatchObject({ step: "open" });
   }
+  rmSync(file);
 });
 
 test("load checks its argument, and happens once", () => {
@@ -166,6 +167,26 @@ test("load checks its argument, and happens once", () => {
   expect(thrown(() => failed.load(["nonsense"]))).toMatchObject({ step: "load", errno: 2 });
   expect(thrown(() => failed.load(ALL))).toMatchObject(STATE);
   expect(thrown(() => failed.readExecs())).toMatchObject(STATE);
+});
+
+test("an array that closes the session while it is read is an error", () => {
+  const session = newSession();
+  const programs = ["count_exec"];
+  Object.defineProperty(programs, 0, {
+    get() {
+      session.close();
+      return "count_exec";
+    },
+  });
+  expect(thrown(() => session.load(programs))).toMatchObject(STATE);
+});
+
+test("a program is attached once, or it would count twice", () => {
+  const session = loadedSession();
+  for (const program of ALL) {
+    session.attach(program);
+    expect(thrown(() => session.attach(program))).toMatchObject({ errno: constants.errno.EEXIST });
+  }
 });
 
 test("attach refuses what is not loaded", () => {

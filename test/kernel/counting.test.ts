@@ -4,20 +4,19 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   BPFTOOL,
+  CLI,
   type Counts,
   DENY,
   inMountNamespace,
   Meter,
   PERF,
+  result,
   STORM,
   sample,
   sh,
   uniqueName,
   until,
 } from "../support/meter.ts";
-
-/** What the rest of the host may do meanwhile; a plain `+= 1` loses more in a storm. */
-const BYSTANDERS = 500;
 
 let directory: string;
 let meter: Meter;
@@ -40,10 +39,9 @@ test("23 runs of a watched program are counted as exactly 23", async () => {
   sh(STORM, ["spawn", "1", "23", join(directory, program)]);
   const after = await meter.counts();
   expect(after.watched).toEqual({ [program]: 23 });
+  // With the storm's own start, and whatever else the host does.
   expect(after.execs - before.execs).toBeGreaterThanOrEqual(23 + 1);
-  expect(after.execs - before.execs).toBeLessThan(23 + BYSTANDERS);
   expect(attempts(after).execve - attempts(before).execve).toBeGreaterThanOrEqual(23 + 1);
-  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(23 + BYSTANDERS);
 });
 
 test("two CPUs that start the same watched program at once lose none", async () => {
@@ -53,36 +51,40 @@ test("two CPUs that start the same watched program at once lose none", async () 
   expect((after.watched[program] ?? 0) - (before.watched[program] ?? 0)).toBe(4000);
 });
 
+// The host is never quiet, so what it does is let through, but not a call counted twice.
 test("a storm of 2,000,000 failing calls on two threads loses none", async () => {
   const before = await meter.counts();
   sh(STORM, ["execve", "2", "1000000"]);
   const after = await meter.counts();
-  const counted = attempts(after).execve - attempts(before).execve + after.missed - before.missed;
-  expect(counted).toBeGreaterThanOrEqual(2_000_000 + 1);
-  expect(counted).toBeLessThan(2_000_000 + BYSTANDERS);
-  expect(after.execs - before.execs).toBeLessThan(BYSTANDERS);
+  const counted = attempts(after).execve - attempts(before).execve;
+  expect(counted + missed(after) - missed(before)).toBeGreaterThanOrEqual(2_000_000 + 1);
+  expect(counted).toBeLessThan(4_000_000);
+  expect(after.execs - before.execs).toBeLessThan(1_000_000);
 });
 
-test("execveat is seen, and told from execve", async () => {
+// Hardly anybody else calls execveat, so this can be exact.
+test("a storm of 2,000,000 calls of execveat on two threads is exactly that", async () => {
   const before = await meter.counts();
-  sh(STORM, ["execveat", "2", "500"]);
+  sh(STORM, ["execveat", "2", "1000000"]);
   const after = await meter.counts();
-  expect(attempts(after).execveat - attempts(before).execveat).toBe(1000);
-  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(BYSTANDERS);
+  const counted = attempts(after).execveat - attempts(before).execveat;
+  expect(counted).toBeGreaterThanOrEqual(2_000_000);
+  expect(counted).toBeLessThan(2_000_000 + 100);
+  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(1_000_000);
 });
 
 test("a call that a seccomp filter stops is no attempt", async () => {
   const before = await meter.counts();
-  sh(DENY, ["execveat", String(constants.errno.ENOENT), STORM, "execveat", "1", "1000"]);
+  sh(DENY, ["execveat", String(constants.errno.ENOENT), STORM, "execveat", "1", "100000"]);
   const after = await meter.counts();
-  expect(attempts(after).execveat).toBe(attempts(before).execveat);
+  expect(attempts(after).execveat - attempts(before).execveat).toBeLessThan(100);
 });
 
 test.runIf(process.arch === "x64")("a call by a 32-bit program is no attempt", async () => {
   const before = await meter.counts();
-  sh(STORM, ["int80", "1", "1000"]);
+  sh(STORM, ["int80", "1", "200000"]);
   const after = await meter.counts();
-  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(BYSTANDERS);
+  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(100_000);
 });
 
 test("a script is one exec, under its own name", async () => {
@@ -97,27 +99,33 @@ test("a script is one exec, under its own name", async () => {
   }
 });
 
-test("bpftool, /metrics and the printed line show the same number", async () => {
-  const series = 'execve_counter_attempts_total{syscall="execve"}';
-  await until("a quiet moment for bpftool", async () => {
-    const before = sample(await meter.metrics(), series);
-    const shown = bpftoolCounters(meter.mapId).execve_counter as number;
-    const after = sample(await meter.metrics(), series);
-    expect(shown).toBeGreaterThan(before);
-    expect(shown).toBeLessThanOrEqual(after);
-    // Nobody but bpftool itself was started: the two must be equal to the digit.
-    return after === before + 1 && shown === after;
-  });
-  await until("a quiet moment for the printer", async () => {
-    const before = sample(await meter.metrics(), series);
-    const { length } = meter.lines;
-    await until("a line", () => meter.lines.length > length + 1);
-    const printed = (JSON.parse(meter.lines.at(-1) as string) as Counts).execve_counter;
-    const after = sample(await meter.metrics(), series);
-    expect(printed).toBeGreaterThanOrEqual(before);
-    expect(printed).toBeLessThanOrEqual(after);
-    return before === after && printed === after;
-  });
+test("bpftool, /metrics and the printed line show the same numbers", async () => {
+  sh(STORM, ["spawn", "2", "500", join(directory, program)]);
+  const total = 'execve_counter_attempts_total{syscall="execve"}';
+  const watched = `execve_counter_watched_total{command="${program}"}`;
+
+  const before = await meter.metrics();
+  const { length } = meter.lines;
+  await until("a line that is read and printed after that", () => meter.lines.length > length + 1);
+  const printed = JSON.parse(meter.lines.at(-1) as string) as Counts;
+  const shown = bpftoolCounters(meter.mapId);
+  const after = await meter.metrics();
+
+  // Nobody but this test runs the program: equal to the digit, four times.
+  const exact = sample(before, watched);
+  expect(exact).toBeGreaterThanOrEqual(1000);
+  expect(printed.watched[program]).toBe(exact);
+  expect(shown[`comm:${program}`]).toBe(exact);
+  expect(sample(after, watched)).toBe(exact);
+  // Everybody moves the total, bpftool by its own start: each reading fits between the others.
+  const readings = [
+    sample(before, total),
+    printed.execve_counter,
+    shown.execve_counter as number,
+    sample(after, total),
+  ];
+  expect(readings).toEqual(readings.toSorted((a, b) => a - b));
+  expect(readings[2]).toBeGreaterThan(readings[1] as number);
 });
 
 test("bpftool shows the keys as text, and finds the map by its name", () => {
@@ -152,13 +160,13 @@ test("with --attempts off successes are counted and no system call is touched", 
   const off = await Meter.start(["--attempts", "off", "--watch", program]);
   try {
     sh(STORM, ["spawn", "1", "23", join(directory, program)]);
-    sh(STORM, ["execve", "1", "1000"]);
+    sh(STORM, ["execve", "1", "1000000"]);
     const counts = await off.counts();
     expect(counts.watched).toEqual({ [program]: 23 });
     expect(counts.attempts).toBeUndefined();
     expect(counts.execve_counter).toBe(counts.execs);
     expect(counts.execs).toBeGreaterThanOrEqual(25);
-    expect(counts.execs).toBeLessThan(25 + BYSTANDERS);
+    expect(counts.execs).toBeLessThan(500_000);
     const exposition = await off.metrics();
     expect(exposition).not.toContain("execve_counter_attempts_total{");
     expect(exposition).not.toContain("sys_enter");
@@ -181,15 +189,53 @@ test("two meters at once both count everything", async () => {
   }
 });
 
-test("others who record the tracepoint with perf still see every event", () => {
-  const script = 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$0" 1000';
-  const [unshare = "", ...args] = inMountNamespace(script);
-  expect(sh(unshare, [...args, PERF])).toBe("1000\n");
+test.each(["execve", "execveat"])(
+  "others who record the tracepoint of %s with perf still see every event",
+  (syscall) => {
+    const script = 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$0" "$@"';
+    const [unshare = "", ...args] = inMountNamespace(script);
+    expect(sh(unshare, [...args, PERF, syscall, "1000"])).toBe("1000\n");
+  },
+);
+
+test("the counts say since when they run", async () => {
+  const fresh = await Meter.start();
+  try {
+    const started = Date.parse((await fresh.counts()).start_time);
+    expect(Date.now() - started).toBeGreaterThanOrEqual(0);
+    expect(Date.now() - started).toBeLessThan(10_000);
+    const exported = sample(await fresh.metrics(), "execve_counter_start_time_seconds");
+    expect(exported).toBe(started / 1000);
+  } finally {
+    await fresh.stop();
+  }
+});
+
+test("libbpf's messages are shown at the level debug, and talk of no use at the level error", async () => {
+  for (const [level, libbpf, info] of [
+    ["debug", true, true],
+    ["info", false, true],
+    ["error", false, false],
+  ] as const) {
+    const { stderr, status } = result(process.execPath, [
+      CLI,
+      ...["--log.level", level, "--web.listen-address", "192.0.2.1:0"],
+    ]);
+    expect(status).toBe(1);
+    expect(stderr.includes("libbpf: ")).toBe(libbpf);
+    expect(stderr.includes(" counts attempts")).toBe(info);
+    expect(stderr).toContain("cannot listen");
+  }
 });
 
 function attempts(counts: Counts): { execve: number; execveat: number } {
   if (!counts.attempts) throw new Error("attempts are not counted");
   return counts.attempts;
+}
+
+function missed(counts: Counts): number {
+  if (counts.missed === null) throw new Error("this kernel does not say what it skips");
+  return counts.missed;
 }
 
 interface Row {

@@ -1,18 +1,11 @@
 import { expect, test } from "vitest";
 import { projectPath, readProjectFile } from "../support/files.ts";
-import { BPFTOOL, Meter, result, sample, sh, until } from "../support/meter.ts";
-
-/** A key as bpftool takes it: 64 bytes in hex. */
-function hexKey(text: string): string[] {
-  const bytes = Buffer.alloc(64);
-  bytes.write(text);
-  return ["key", "hex", ...[...bytes].map((byte) => byte.toString(16).padStart(2, "0"))];
-}
+import { BPFTOOL, hexKey, Meter, result, sample, sh, until } from "../support/meter.ts";
 
 test("a key that somebody deletes is a failed read, said everywhere, until it is back", async () => {
   const meter = await Meter.start(["--interval", "100ms"]);
   const map = ["id", String(meter.mapId)];
-  const status = async (path: string) => (await fetch(meter.origin + path)).status;
+  const status = async (path: string) => (await meter.get(path)).status;
   try {
     sh(BPFTOOL, ["map", "delete", ...map, ...hexKey("execve_counter")]);
     const reason = "cannot read the counters: the key execve_counter is gone";

@@ -1,11 +1,21 @@
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { expect, test } from "vitest";
 import { openKernel } from "../../src/kernel.ts";
 import { projectPath } from "../support/files.ts";
-import { type Loaded, loadedBy, Meter, until, untilGone } from "../support/meter.ts";
+import {
+  BPFTOOL,
+  hexKey,
+  type Loaded,
+  loadedBy,
+  Meter,
+  sh,
+  until,
+  untilGone,
+} from "../support/meter.ts";
 
 const ALL = { prog: 3, map: 3, link: 3 };
 
@@ -57,6 +67,67 @@ test("the meter stops when nobody reads its lines any more", async () => {
   expect(await meter.exit()).toBe(1);
   expect(meter.stderr).toContain("cannot write to stdout (EPIPE)");
   await untilGone(loaded);
+});
+
+test("SIGTERM during start-up stops it as at any time", async () => {
+  // A name that is still being looked up: the address is in none of the tables.
+  const meter = Meter.spawn(["--web.listen-address", "slow.invalid:0"], {
+    wrap: ["unshare", "--net"],
+  });
+  await until("attachment", () => meter.stderr.includes(" counts "));
+  expect(await meter.stop()).toBe(0);
+});
+
+test("when npx is stopped, what it started stops too", async () => {
+  const child = spawn("npx", ["execve-counter", "--no-web"], { cwd: projectPath(".") });
+  let stderr = "";
+  child.stderr.on("data", (data) => {
+    stderr += data;
+  });
+  await until("start of the meter", () => stderr.includes(" counts "));
+  const mapId = Number(/execve_counter, id (\d+)/.exec(stderr)?.[1]);
+  child.kill("SIGTERM");
+  await untilGone({ prog: [], map: [mapId], link: [] });
+});
+
+test("a meter whose talk nobody hears goes on", async () => {
+  const meter = await Meter.start();
+  try {
+    meter.child.stderr?.destroy();
+    await meter.get("/metrics");
+    sh(BPFTOOL, ["map", "delete", "id", String(meter.mapId), ...hexKey("execve_counter")]);
+    expect((await meter.get("/metrics")).status).toBe(503); // and an error to stderr
+    expect((await meter.get("/healthz")).status).toBe(200);
+  } finally {
+    expect(await meter.stop()).toBe(0);
+  }
+});
+
+test("lines that nobody takes are left out, and the next one covers their time", async () => {
+  const names = Array.from({ length: 400 }, (_, i) => `unread${i}`).join();
+  const meter = await Meter.start(["--interval", "100ms", "-o", "json", "--watch", names]);
+  try {
+    meter.child.stdout?.pause();
+    await until("a full pipe", () => meter.stderr.includes("nobody reads stdout"), 60_000);
+    expect((await meter.get("/healthz")).status).toBe(200);
+    await sleep(1000);
+    meter.child.stdout?.resume();
+    const lines = await until("a line after the gap", () => {
+      const read = meter.lines.map((line) => JSON.parse(line));
+      const gap = (i: number) => Date.parse(read[i]?.time) - Date.parse(read[i - 1]?.time);
+      return read.some((_, i) => i > 0 && gap(i) >= 500) && read;
+    });
+    const sum = lines.reduce((total, { delta }) => total + delta, 0);
+    expect(sum).toBe(lines.at(-1).execve_counter);
+  } finally {
+    expect(await meter.stop()).toBe(0);
+  }
+});
+
+test("a start that fails half-way leaves nothing loaded in the process", () => {
+  const watch = Array.from({ length: 4095 }, (_, i) => `${i}`);
+  expect(() => openKernel({ attempts: "tracepoint", watch, log: () => {} })).toThrow("no room");
+  expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });
 
 test("100 starts and stops leak no file descriptor", async () => {

@@ -48,18 +48,17 @@ test("the meter serves every format over HTTP", async () => {
   try {
     expect(await meter.metrics({ accept: "application/openmetrics-text" })).toMatch(/\n# EOF\n$/);
     expect(await meter.metrics()).not.toContain("# EOF");
-    const response = await fetch(`${meter.origin}/metrics`, {
-      headers: { "accept-encoding": "gzip" },
-    });
+    const response = await meter.get("/metrics", { "accept-encoding": "gzip" });
     expect(response.headers.get("content-encoding")).toBe("gzip");
     for (const path of ["/-/healthy", "/healthz", "/-/ready", "/readyz"]) {
-      expect((await fetch(meter.origin + path)).status).toBe(200);
+      expect((await meter.get(path)).status).toBe(200);
     }
-    const page = await fetch(meter.origin);
+    const page = await meter.get("/");
     expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
-    const links = [...(await page.text()).matchAll(/href="([^"]+)"/g)].map(([, path]) => path);
+    const html = await page.text();
+    const links = [...html.matchAll(/href="([^"]+)"/g)].map(([, path]) => path as string);
     expect(links).toContain("/metrics");
-    for (const path of links) expect((await fetch(meter.origin + path)).status).toBe(200);
+    for (const path of links) expect((await meter.get(path)).status).toBe(200);
   } finally {
     await meter.stop();
   }
@@ -68,8 +67,8 @@ test("the meter serves every format over HTTP", async () => {
 test("a telemetry path of one's own replaces /metrics", async () => {
   const meter = await Meter.start(["--web.telemetry-path", "/other"]);
   try {
-    expect((await fetch(`${meter.origin}/metrics`)).status).toBe(404);
-    expect(await (await fetch(`${meter.origin}/other`)).text()).toContain("execve_counter_");
+    expect((await meter.get("/metrics")).status).toBe(404);
+    expect(await (await meter.get("/other")).text()).toContain("execve_counter_");
   } finally {
     await meter.stop();
   }

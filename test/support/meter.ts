@@ -54,6 +54,13 @@ export async function until<T>(what: string, check: () => T | Promise<T>, ms = 1
   }
 }
 
+/** A key as bpftool takes it: 64 bytes in hex. */
+export function hexKey(text: string): string[] {
+  const bytes = Buffer.alloc(64);
+  bytes.write(text);
+  return ["key", "hex", ...[...bytes].map((byte) => byte.toString(16).padStart(2, "0"))];
+}
+
 interface BpfObject {
   id: number;
 }
@@ -103,7 +110,7 @@ export interface Counts {
   start_time: string;
   execve_counter: number;
   attempts?: { execve: number; execveat: number };
-  missed: number;
+  missed: number | null;
   execs: number;
   watched: Record<string, number>;
 }
@@ -128,6 +135,11 @@ export class Meter {
       this.stderr += data;
     });
     this.#exit = once(this.child, "exit").then(([code, signal]) => code ?? signal);
+  }
+
+  /** Without waiting for anything. */
+  static spawn(args: readonly string[], options = {}): Meter {
+    return new Meter(args, options);
   }
 
   /** Resolves once it serves HTTP (or, with --no-web, once it has attached). */
@@ -155,11 +167,16 @@ export class Meter {
   }
 
   async counts(): Promise<Counts> {
-    return (await fetch(`${this.origin}/api/v1/counts`)).json() as Promise<Counts>;
+    return (await this.get("/api/v1/counts")).json() as Promise<Counts>;
   }
 
   async metrics(headers: Record<string, string> = {}): Promise<string> {
-    return (await fetch(`${this.origin}/metrics`, { headers })).text();
+    return (await this.get("/metrics", headers)).text();
+  }
+
+  /** Over a connection of its own: one kept alive may just be timing out. */
+  get(path: string, headers: Record<string, string> = {}): Promise<Response> {
+    return fetch(this.origin + path, { headers: { ...headers, connection: "close" } });
   }
 
   /** Sends a signal and resolves to the exit code, or to the signal that ended it. */

@@ -7,15 +7,13 @@ const PROGRAMS = [
 ] as const;
 
 /** A snapshot of fixed numbers, for tests without a kernel. */
-export function snapshot({
-  misses = [0n, 0n, 0n],
-  ...changes
-}: Partial<Snapshot> & { misses?: bigint[] } = {}): Snapshot {
+export function snapshot(changes: Partial<Snapshot> = {}): Snapshot {
   return {
     time: new Date("2026-11-23T04:50:00Z"),
     clock: 0,
     startTime: new Date("2026-11-23T04:00:00Z"),
     attempts: { execve: 23n, execveat: 2n },
+    missed: 0n,
     execs: 21n,
     watched: new Map([["nc", 3n]]),
     programs: PROGRAMS.map(([name, hook], i) => ({
@@ -24,7 +22,7 @@ export function snapshot({
       id: 100 + i,
       runCount: 23n,
       runTime: 2_300n,
-      misses: misses[i] ?? 0n,
+      misses: 0n,
     })),
     tables: [{ name: "execve_counter", entries: 3, capacity: 4096 }],
     readDuration: 0.000025,
