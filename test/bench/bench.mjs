@@ -78,25 +78,38 @@ function nsPerRun() {
   }
 }
 
-/** What a program that is started pays, beside the attempt: its success, watched or not. */
-function nsPerSuccess() {
+/** What a program that is started pays: its attempt and its success, with cold caches. */
+function nsPerStart() {
   const before = readFileSync(STATS, "utf8");
   writeFileSync(STATS, "1");
   try {
     const measure = (keys) => () => {
-      const session = load(METER, ["count_exec"], keys);
-      storm("spawn", 1, 1000, "/bin/true");
-      const [{ runTime, runCount }] = session.programs();
+      const session = load(METER, ALL, ["execve_counter", "execveat_counter", ...keys]);
+      const time = storm("spawn", 1, 1000, "/bin/true") / 1000;
+      const programs = session.programs();
       session.close();
-      return Number(runTime) / Number(runCount);
+      const ns = (name) => {
+        const { runTime, runCount } = programs.find((program) => program.name === name);
+        return Number(runTime) / Number(runCount);
+      };
+      return { time, attempt: ns("count_execve"), success: ns("count_exec") };
     };
     const names = Array.from({ length: 100 }, (_, i) => `comm:${i}`);
-    const { none, some } = inTurn(11, {
-      none: measure([]),
-      some: measure(["comm:true", ...names]),
+    const { one, hundred } = inTurn(11, {
+      one: measure(["comm:true"]),
+      hundred: measure(["comm:true", ...names]),
     });
-    print("ns per success, nothing watched", spread(none, 0));
-    print("ns per success, watched among 100 others", spread(some, 0));
+    const each = (figures, name) => figures.map((figure) => figure[name]);
+    print(
+      "µs to start /bin/true and wait for it",
+      spread(
+        each(one, "time").map((ns) => ns / 1000),
+        0,
+      ),
+    );
+    print("  ns of it for the attempt", spread(each(one, "attempt"), 0));
+    print("  ns of it for the success, one name watched", spread(each(one, "success"), 0));
+    print("  ns of it for the success, 101 watched", spread(each(hundred, "success"), 0));
   } finally {
     writeFileSync(STATS, before);
   }
@@ -121,19 +134,27 @@ function lost() {
   }
 }
 
+/** What other calls pay: nothing, where no system call is touched. */
 function stormRate() {
-  const { without, attached } = inTurn(11, {
-    without: () => storm("execve", 2, 300_000) / 300_000,
-    attached: () => {
-      const session = load(METER, ALL);
-      const time = storm("execve", 2, 300_000) / 300_000;
-      session.close();
-      return time;
-    },
-  });
-  print("ns per failing execve, without the meter", spread(without, 0));
-  print("ns per failing execve, with the meter", spread(attached, 0));
-  print("  ratio, round by round", spread(ratios(attached, without), 3));
+  const time = (call, programs) => () => {
+    const session = load(METER, programs);
+    const ns = storm(call, 2, 500_000) / 500_000;
+    session.close();
+    return ns;
+  };
+  for (const call of ["execve", "getppid"]) {
+    const what = call === "execve" ? "failing execve" : call;
+    const { without, off, tracepoint } = inTurn(15, {
+      without: time(call, []),
+      off: time(call, ["count_exec"]),
+      tracepoint: time(call, ALL),
+    });
+    print(`ns per ${what}, without the meter`, spread(without, 0));
+    print(`ns per ${what}, with --attempts off`, spread(off, 0));
+    print("  ratio, round by round", spread(ratios(off, without), 3));
+    print(`ns per ${what}, with the meter`, spread(tracepoint, 0));
+    print("  ratio, round by round", spread(ratios(tracepoint, without), 3));
+  }
 }
 
 /** Milliseconds from spawn until stderr says that the meter counts. */
@@ -259,7 +280,7 @@ function callsPerRead() {
 
 console.log(`${release()}, ${cpus().length} CPUs, Node ${process.version}; median (quartiles)\n`);
 nsPerRun();
-nsPerSuccess();
+nsPerStart();
 lost();
 stormRate();
 await startTime();

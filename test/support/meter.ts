@@ -137,11 +137,6 @@ export class Meter {
     this.#exit = once(this.child, "exit").then(([code, signal]) => code ?? signal);
   }
 
-  /** Without waiting for anything. */
-  static spawn(args: readonly string[], options = {}): Meter {
-    return new Meter(args, options);
-  }
-
   /** Resolves once it serves HTTP (or, with --no-web, once it has attached). */
   static async start(args: readonly string[] = [], options = {}): Promise<Meter> {
     const web = args.some((arg) => arg.startsWith("--web.listen-address") || arg === "--no-web");

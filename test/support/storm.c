@@ -6,6 +6,7 @@
  *   storm execveat <threads> <calls>    the same with execveat(2)
  *   storm int80 <threads> <calls>       the same with execve(2) as a 32-bit program
  *                                       calls it (x86-64 only)
+ *   storm getppid <threads> <calls>     a system call that has nothing to do with exec
  *   storm spawn <threads> <runs> <program>
  *                                       runs of <program>, per thread, waited for
  *
@@ -73,6 +74,9 @@ static void one_call(void)
 		syscall(SYS_execveat, AT_FDCWD, "/nonexistent", none, none, 0);
 	} else if (strcmp(mode, "int80") == 0) {
 		call_int80();
+	} else if (strcmp(mode, "getppid") == 0) {
+		syscall(SYS_getppid);
+		return;
 	} else {
 		pid = vfork();
 		if (pid == 0) {
@@ -106,7 +110,8 @@ int main(int argc, char **argv)
 	pthread_t *ids;
 
 	if (argc < 4) {
-		fprintf(stderr, "usage: %s execve|execveat|int80|spawn threads calls [program]\n",
+		fprintf(stderr,
+			"usage: %s execve|execveat|int80|getppid|spawn threads calls [program]\n",
 			argv[0]);
 		return 2;
 	}
