@@ -134,7 +134,7 @@ endef
 
 # $(call as_root,COMMAND)
 define as_root
-$(Q)$(call become_root,sudo $(1)); \
+$(Q)$(call become_root,sudo $(strip $(1))); \
 	$$sudo $(1)
 endef
 
