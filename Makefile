@@ -26,6 +26,9 @@ NODE_DIR := $(if $(wildcard $(NODE_PREFIX)/include/node/node_api.h),--nodedir=$(
 
 # By its path: root's $PATH may lead to another Node.js, or to none.
 NODE := $(shell node -p process.execPath)
+ifneq ($(shell node -p 'process.versions.node.split(".")[0] >= 20'),true)
+$(error Node.js 20 or newer is needed, with npm)
+endif
 VITEST := node_modules/vitest/vitest.mjs run --config test/vitest.config.mts
 ADDON := build/Release/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
@@ -92,11 +95,12 @@ $(ADDON): native/addon.cc native/session.cc native/session.h bpf/execve_counter.
 	$(note) GYP $@
 	$(Q)pkg-config --exists --print-errors 'libbpf >= 1.0' || \
 		{ echo 'libbpf 1.0 or newer is needed: Debian 12, Ubuntu 24.04 or newer have it'; exit 1; }
-	$(Q)node_modules/.bin/node-gyp configure build $(NODE_DIR) $(if $(Q),--loglevel=error >/dev/null)
+	$(Q)MAKEFLAGS= node_modules/.bin/node-gyp configure build $(NODE_DIR) $(if $(Q),--loglevel=error >/dev/null)
 	$(Q)touch $@
 
 dist/cli.js: $(wildcard src/*.ts) tsconfig.json node_modules/.package-lock.json
 	$(note) TSC dist/
+	$(Q)rm -f dist/*.js
 	$(Q)node_modules/.bin/tsc -p .
 	$(Q)chmod +x $@
 	$(Q)touch $@
@@ -149,7 +153,6 @@ $(Q)missing=$$(for name in $(PACKAGES); do \
 	install="apt-get install -y --no-install-recommends $$missing"; \
 	$(call become_root,sudo apt-get update && sudo $$install); \
 	printf '  %-8s %s\n' APT "$$missing"; \
-	{ $$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive $$install; } >packages.log 2>&1 || \
-		{ cat packages.log; rm packages.log; exit 1; }; \
-	rm packages.log
+	log=$$($$sudo apt-get update 2>&1 && $$sudo env DEBIAN_FRONTEND=noninteractive $$install 2>&1) || \
+		{ echo "$$log"; exit 1; }
 endef

@@ -28,7 +28,8 @@
 /*
  * "comm:<name>": programs started under that name. The name is what the kernel
  * keeps in task_struct.comm: the basename of the executed file (of the script,
- * for a `#!` script), cut to COMM_SIZE - 1 bytes.
+ * for a `#!` script), cut to COMM_SIZE - 1 bytes. Before Linux 6.14 a program
+ * executed by file descriptor (execveat with AT_EMPTY_PATH) bears its number.
  */
 #define KEY_WATCH_PREFIX "comm:"
 #define COMM_SIZE        16

@@ -243,8 +243,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   std::vector<std::pair<LogLevel, std::string>> messages_;
   bool load_tried_ = false;
   bool loaded_ = false;
-  // Last, so destroyed first: its log function writes to messages_. Node runs
-  // this destructor when the object is collected and when the thread that made
+  // Node destroys this object when it is collected, and when the thread that made
   // it ends, worker or main.
   std::unique_ptr<Session> session_;
 };

@@ -4,8 +4,8 @@
 // only owner of its maps, programs and links. Destroying it, like the death of
 // the process, unloads everything.
 //
-// The order is: construct (open), Load, Seed, Attach, then Read..., then Close.
-// Keys are seeded before the first program is attached, so that counting starts
+// The order is: construct (which opens), Load, Update to seed the keys, Attach, then
+// any of the others. Keys are seeded before the first program is attached, so that counting starts
 // at a moment everybody agrees on.
 //
 // Not thread-safe: a Session belongs to the thread that made it. Every method may

@@ -70,7 +70,7 @@ export async function run(
     let previous: Snapshot | undefined;
     let unread = false;
     const print = () => {
-      // Lines that nobody takes are not piled up; the next one covers their time.
+      // Lines that a pipe does not take are not piled up; the next one covers their time.
       if (stdout.writableNeedDrain) {
         if (!unread) log.warn("nobody reads stdout: lines are left out until somebody does");
         unread = true;
@@ -107,7 +107,7 @@ export function check(options: AgentOptions): string[] {
         row("program", `${name}, id ${id}, attached to ${hook}`),
       ),
       ...kernel.maps.map(({ name, id }) => row("map", `${name}, id ${id}`)),
-      ...[...now.watched.keys()].map((name) => row("watch", name)),
+      ...[...now.watched.keys()].map((name) => row("watch", toJson(name))),
       row("read", toJson(toPlain(now))),
       ...(options.web?.addresses ?? []).map(({ host, port }) =>
         row("web", `${host ?? "every address"}, port ${port}, ${options.web?.telemetryPath}`),
@@ -214,7 +214,7 @@ async function startWeb(
 function cannotPrint(error: NodeJS.ErrnoException): UserError {
   return new UserError(
     `cannot write to stdout (${error.code ?? error.message})`,
-    "send stdout to something that keeps reading; > /dev/null if only /metrics is wanted",
+    "send stdout to something that takes it; > /dev/null if only /metrics is wanted",
     ExitCode.failed,
   );
 }

@@ -6,6 +6,7 @@ import { type AgentOptions, check, FIXED_PATHS, run, type WebOptions } from "./a
 import { ExitCode, UserError } from "./errors.ts";
 import { parseInterval, parseListenAddress, parseTelemetryPath, parseWatch } from "./flags.ts";
 import { createLog, LEVELS, type Level } from "./log.ts";
+import { npxGone } from "./npx.ts";
 import type { Format } from "./printer.ts";
 import { VERSION } from "./version.ts";
 
@@ -94,22 +95,27 @@ const runCommand = program
         : undefined,
       logLevel: flags["log.level"],
     };
-    if (flags.check) process.stdout.write(`${check(options).join("\n")}\n`);
-    else await run(options, stopSignal(), process.stdout);
+    if (flags.check) {
+      const text = `${check(options).join("\n")}\n`;
+      // To the end: a pipe may take it piece by piece.
+      await new Promise((resolve) => process.stdout.write(text, resolve));
+    } else {
+      await run(options, stopSignal(), process.stdout);
+    }
   });
 
 program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
 function stopSignal(): Promise<void> {
+  const signals = ["SIGINT", "SIGTERM"] as const;
   return new Promise((resolve) => {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
-    // npx runs its command below a shell that passes no signal on. When npx is
-    // stopped, its shell goes with it, and this process would be left behind.
-    if (process.env.npm_command === "exec") {
-      const parent = process.ppid;
-      setInterval(() => process.ppid !== parent && resolve(), 200).unref();
-    }
+    const stop = () => {
+      for (const signal of signals) process.off(signal, stop);
+      resolve();
+    };
+    for (const signal of signals) process.on(signal, stop);
+    npxGone().then(stop);
   });
 }
 

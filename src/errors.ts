@@ -50,7 +50,7 @@ const CAP_BPF = 1n << 39n;
 const ALL_CAPABILITIES =
   "run it as root, or with CAP_BPF, CAP_PERFMON and (unless --attempts off) CAP_DAC_READ_SEARCH";
 const BANNED =
-  "the capabilities are there, so something above forbids it: look at the container's seccomp profile and at /sys/kernel/security/lockdown";
+  "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
 const MOUNT_TRACEFS =
   "mount it: sudo mount -t tracefs tracefs /sys/kernel/tracing; or count successes only, with --attempts off";
 
@@ -60,6 +60,15 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   const because = failure.detail ? `${code}: ${failure.detail}` : code;
   const unable = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.unable);
   const failed = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.failed);
+
+  if (code === "EMFILE" || code === "ENFILE" || code === "ENOMEM") {
+    return failed(
+      `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${step}: ${code})`,
+      code === "ENOMEM"
+        ? "free memory, or raise the memory limit of the control group it runs in"
+        : "raise the limit on open files (ulimit -n)",
+    );
+  }
 
   switch (step) {
     case "open":
@@ -85,14 +94,6 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
           "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' kernels have it",
         );
       }
-  }
-  if (code === "EMFILE" || code === "ENFILE" || code === "ENOMEM") {
-    return failed(
-      `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${step}: ${code})`,
-      code === "ENOMEM"
-        ? "free memory, or raise the memory limit of the control group it runs in"
-        : "raise the limit on open files (ulimit -n)",
-    );
   }
   if (code === "ENOSYS" && step === "perf_event") {
     return unable(
@@ -124,7 +125,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   if (step === "update" && code === "E2BIG") {
     return new UserError(
       "there is no room for that many watched names",
-      "watch at most 4094 commands",
+      "watch fewer commands: there is room for 4096 counters",
       ExitCode.usage,
     );
   }

@@ -52,7 +52,8 @@ export function parseTelemetryPath(text: string, taken: readonly string[]): stri
 
 /** "nc,curl" as command names. */
 export function parseWatch(text: string): string[] {
-  return text.split(",").map((name) => {
+  return text.split(",").map((part) => {
+    const name = part.trim();
     if (name === "") {
       throw wrong("--watch", text, "give command names, separated by commas, like nc,curl");
     }

@@ -4,7 +4,7 @@
  */
 import stringify from "safe-stable-stringify";
 
-export const toJson: (value: object) => string = stringify.configure({
+export const toJson: (value: object | string) => string = stringify.configure({
   bigint: true,
   deterministic: false,
 });

@@ -72,7 +72,7 @@ export interface Kernel {
   readonly headlineProgram: string;
   readonly maps: readonly MapInfo[];
   readonly countersMap: MapInfo;
-  readCounters(): ReadonlyMap<string, bigint>;
+  readCounters(): [key: string, value: bigint][];
   readExecs(): bigint;
   programs(): ProgramStats[];
   /** Detaches and unloads everything. */
@@ -125,7 +125,7 @@ function start(session: Session, libbpfVersion: string, options: KernelOptions):
     headlineProgram: programs[0] as string,
     maps,
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
-    readCounters: () => new Map(session.readCounters()),
+    readCounters: () => session.readCounters(),
     readExecs: () => session.readExecs(),
     programs: () =>
       session
@@ -184,7 +184,7 @@ function tellingLine(complaints: readonly string[]): string | undefined {
   const verdict = complaints
     .slice(0, Math.max(end, 0))
     .findLast((line) => !/^($|processed \d+ insns|verification time|stack depth)/.test(line));
-  // The limit on locked memory matters to kernels before 5.11 only, and never here.
+  // libbpf complains of the limit on locked memory whenever bpf(2) is refused.
   const first = complaints.find((line) => !line.includes("RLIMIT_MEMLOCK"));
   return (verdict ?? first)?.replace(/^libbpf: /, "");
 }

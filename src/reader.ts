@@ -12,14 +12,15 @@ export function read(kernel: Kernel): Snapshot {
   const programs = kernel.programs();
 
   const counter = (key: string): bigint => {
-    const value = counters.get(key);
+    const value = counters.find(([name]) => name === key)?.[1];
     if (value === undefined) throw new Error(`the key ${key} is gone from the map ${COUNTERS_MAP}`);
     return value;
   };
   const watched = new Map<string, bigint>();
   for (const [key, value] of counters) {
     const name = watchedName(key);
-    if (name !== undefined) watched.set(name, value);
+    // Names that are no UTF-8 can look the same once decoded: those are one then.
+    if (name !== undefined) watched.set(name, (watched.get(name) ?? 0n) + value);
   }
   return {
     time,
@@ -32,7 +33,9 @@ export function read(kernel: Kernel): Snapshot {
     execs,
     watched,
     programs,
-    tables: [{ name: COUNTERS_MAP, entries: counters.size, capacity: kernel.countersMap.capacity }],
+    tables: [
+      { name: COUNTERS_MAP, entries: counters.length, capacity: kernel.countersMap.capacity },
+    ],
     readDuration: (performance.now() - clock) / 1000,
   };
 }

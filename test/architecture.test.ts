@@ -4,7 +4,7 @@ import { readProjectFile } from "./support/files.ts";
 
 /** Who may import whom in src/; what is not named here may not be. */
 const ARROWS: Record<string, string[]> = {
-  cli: ["agent", "errors", "flags", "log", "printer", "version"],
+  cli: ["agent", "errors", "flags", "log", "npx", "printer", "version"],
   agent: [
     ...["kernel", "reader", "printer", "metrics", "web", "page"],
     ...["snapshot", "errors", "json", "log", "version"],
@@ -20,6 +20,7 @@ const ARROWS: Record<string, string[]> = {
   errors: [],
   json: [],
   log: [],
+  npx: [],
   page: [],
   version: [],
 };

@@ -60,10 +60,11 @@ test("a telemetry path starts with a slash, is plain and serves nothing else", (
 test("watched names are split at commas", () => {
   expect(parseWatch("nc")).toEqual(["nc"]);
   expect(parseWatch("nc,curl")).toEqual(["nc", "curl"]);
+  expect(parseWatch("nc, curl ")).toEqual(["nc", "curl"]);
   expect(parseWatch("x".repeat(15))).toEqual(["x".repeat(15)]);
 });
 
-test.each(["", ",", "nc,", ",nc", "x".repeat(16), "ä".repeat(8), "/usr/bin/nc", "a/"])(
+test.each(["", ",", " ", "nc,", ",nc", "x".repeat(16), "ä".repeat(8), "/usr/bin/nc", "a/"])(
   "the watched name %j is refused",
   (text) => {
     expect(refused(() => parseWatch(text)).message).toContain("--watch");

@@ -146,11 +146,14 @@ test("constructing checks its arguments", () => {
 test("an object file that is missing, empty or nonsense is an error of the step open", () => {
   expect(thrown(() => newSession("/nonexistent"))).toMatchObject({ step: "open", errno: 2 });
   const file = join(tmpdir(), `execve-counter-${process.pid}.o`);
-  for (const content of ["", "nonsense", Buffer.alloc(100_000, 0x7f)]) {
-    writeFileSync(file, content);
-    expect(thrown(() => newSession(file))).toMatchObject({ step: "open" });
+  try {
+    for (const content of ["", "nonsense", Buffer.alloc(100_000, 0x7f)]) {
+      writeFileSync(file, content);
+      expect(thrown(() => newSession(file))).toMatchObject({ step: "open" });
+    }
+  } finally {
+    rmSync(file);
   }
-  rmSync(file);
 });
 
 test("load checks its argument, and happens once", () => {

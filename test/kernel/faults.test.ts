@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { projectPath, readProjectFile } from "../support/files.ts";
-import { BPFTOOL, hexKey, Meter, result, sample, sh, until } from "../support/meter.ts";
+import { BPFTOOL, CLI, hexKey, Meter, result, sample, sh, until } from "../support/meter.ts";
 
 test("a key that somebody deletes is a failed read, said everywhere, until it is back", async () => {
   const meter = await Meter.start(["--interval", "100ms"]);
@@ -33,16 +33,30 @@ test("a key that somebody deletes is a failed read, said everywhere, until it is
   }
 });
 
-test("a key that somebody adds is shown", async () => {
+test("a key that somebody adds is shown, and none is lost that is no UTF-8", async () => {
   const meter = await Meter.start();
+  const seven = ["value", "hex", "07", "00", "00", "00", "00", "00", "00", "00"];
+  const add = (key: string | Buffer) =>
+    sh(BPFTOOL, ["map", "update", "id", String(meter.mapId), ...hexKey(key), ...seven]);
   try {
-    const seven = ["value", "hex", "07", "00", "00", "00", "00", "00", "00", "00"];
-    sh(BPFTOOL, ["map", "update", "id", String(meter.mapId), ...hexKey("comm:x"), ...seven]);
+    add("comm:x");
     expect((await meter.counts()).watched).toEqual({ x: 7 });
     expect(sample(await meter.metrics(), 'execve_counter_watched_total{command="x"}')).toBe(7);
+    add(Buffer.from("comm:\xfe", "latin1"));
+    add(Buffer.from("comm:\xff", "latin1"));
+    expect((await meter.counts()).watched).toEqual({ x: 7, "\ufffd": 14 });
+    const entries = 'execve_counter_table_entries{table="execve_counter"}';
+    expect(sample(await meter.metrics(), entries)).toBe(5);
   } finally {
     await meter.stop();
   }
+});
+
+test("all of a long --check reaches a slow reader", () => {
+  const names = Array.from({ length: 4000 }, (_, i) => `name${i}`).join();
+  const script = `"$0" "$1" --check --watch "$2" | { sleep 1; tail -1; }`;
+  const { stdout } = result("sh", ["-c", script, process.execPath, CLI, names]);
+  expect(stdout).toBe("ok\n");
 });
 
 test("npx runs what is built in the checkout", () => {

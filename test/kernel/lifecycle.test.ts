@@ -1,10 +1,10 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { PassThrough } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { run } from "../../src/agent.ts";
 import { openKernel } from "../../src/kernel.ts";
 import { projectPath } from "../support/files.ts";
@@ -63,12 +63,17 @@ test("nothing stays loaded when the port is taken, and the first meter goes on",
 
 test("the meter stops when nobody reads its lines any more", async () => {
   const meter = await Meter.start(["--interval", "100ms"]);
-  const loaded = loadedBy(meter.pid);
-  await until("a line", () => meter.lines[0]);
-  meter.child.stdout?.destroy();
-  expect(await meter.exit()).toBe(1);
-  expect(meter.stderr).toContain("cannot write to stdout (EPIPE)");
-  await untilGone(loaded);
+  try {
+    const loaded = loadedBy(meter.pid);
+    await until("a line", () => meter.lines[0]);
+    meter.child.stdout?.destroy();
+    await until("the end", () => meter.child.exitCode !== null);
+    expect(await meter.exit()).toBe(1);
+    expect(meter.stderr).toContain("cannot write to stdout (EPIPE)");
+    await untilGone(loaded);
+  } finally {
+    await meter.stop();
+  }
 });
 
 test("a stop while HTTP is still starting is a stop like any other", async () => {
@@ -85,16 +90,34 @@ test("a stop while HTTP is still starting is a stop like any other", async () =>
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });
 
-test("when npx is stopped, what it started stops too", async () => {
-  const child = spawn("npx", ["execve-counter", "--no-web"], { cwd: projectPath(".") });
-  let stderr = "";
-  child.stderr.on("data", (data) => {
-    stderr += data;
+describe("when npx is stopped, what it started stops too", () => {
+  /** The meter below npx, by its command line. */
+  const meters = (port: string) =>
+    readdirSync("/proc").filter((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+        return words[0]?.endsWith("node") && words.includes(port);
+      } catch {
+        return false;
+      }
+    });
+
+  // Some of these moments fall before the meter runs, some while it starts.
+  test.each([300, 400, 500, 600, 700, 2500])("after %d ms", async (delay) => {
+    const address = `127.0.0.1:${20_000 + Math.floor(Math.random() * 10_000)}`;
+    const child = spawn("npx", ["execve-counter", "--web.listen-address", address], {
+      cwd: projectPath("."),
+      stdio: "ignore",
+    });
+    try {
+      await sleep(delay);
+      child.kill("SIGTERM");
+      await once(child, "exit");
+      await until("the end of the meter", () => meters(address).length === 0);
+    } finally {
+      for (const pid of meters(address)) process.kill(Number(pid), "SIGKILL");
+    }
   });
-  await until("start of the meter", () => stderr.includes(" counts "));
-  const mapId = Number(/execve_counter, id (\d+)/.exec(stderr)?.[1]);
-  child.kill("SIGTERM");
-  await untilGone({ prog: [], map: [mapId], link: [] });
 });
 
 test("a meter whose talk nobody hears goes on", async () => {

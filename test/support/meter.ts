@@ -55,9 +55,9 @@ export async function until<T>(what: string, check: () => T | Promise<T>, ms = 1
 }
 
 /** A key as bpftool takes it: 64 bytes in hex. */
-export function hexKey(text: string): string[] {
+export function hexKey(text: string | Buffer): string[] {
   const bytes = Buffer.alloc(64);
-  bytes.write(text);
+  bytes.set(Buffer.from(text));
   return ["key", "hex", ...[...bytes].map((byte) => byte.toString(16).padStart(2, "0"))];
 }
 
