@@ -21,6 +21,7 @@ function isOfNpx(pid: number): boolean {
     const title = readFileSync(`/proc/${pid}/cmdline`, "latin1");
     return environment.includes("npm_command=exec") || title.startsWith("npm ");
   } catch {
-    return true; // no way to tell
+    // No way to tell, but that init hides its environment, and a container's npx does not.
+    return pid !== 1;
   }
 }
