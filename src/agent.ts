@@ -176,9 +176,9 @@ async function startWeb(
         type: HTML,
         body: landingPage(VERSION, [
           [options.telemetryPath, "for Prometheus"],
-          ["/api/v1/counts", "the same as JSON"],
+          ["/api/v1/counts", "the counts as JSON"],
           ["/-/healthy", "whether the agent answers"],
-          ["/-/ready", "whether it counts"],
+          ["/-/ready", "whether it can read its counts"],
         ]),
       }),
     ],
