@@ -9,6 +9,7 @@
  *   storm getppid <threads> <calls>     a system call that has nothing to do with exec
  *   storm spawn <threads> <runs> <program>
  *                                       runs of <program>, per thread, waited for
+ *   storm spawn32 1 <runs> <program>    the same as a 32-bit program starts it
  *
  * Prints the nanoseconds from the first call to the last.
  */
@@ -36,11 +37,15 @@ static void die(const char *what)
 	exit(1);
 }
 
-/* int $0x80 enters the kernel as a 32-bit call; its pointers have 32 bits. */
-static void call_int80(void)
+/*
+ * Calls execve(2) as a 32-bit program does: by int $0x80, where 11 is execve and
+ * pointers have 32 bits. Returns only when the call fails.
+ */
+static void execve_int80(const char *path)
 {
 #ifdef __x86_64__
 	static char *low;
+	unsigned int *vector;
 	long result;
 
 	if (!low) {
@@ -48,15 +53,18 @@ static void call_int80(void)
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 		if (low == MAP_FAILED)
 			die("mmap");
-		strcpy(low, "/nonexistent");
 	}
-	/* 11 is execve for 32-bit programs; the empty vectors follow the path. */
+	/* An argument vector of the path alone, and an empty environment. */
+	vector = (unsigned int *)low;
+	vector[0] = (unsigned long)(low + 16);
+	strcpy(low + 16, path);
 	asm volatile("int $0x80"
 		     : "=a"(result)
-		     : "a"(11), "b"(low), "c"(low + 64), "d"(low + 64)
+		     : "a"(11), "b"(low + 16), "c"(vector), "d"(vector + 1)
 		     : "memory", "r8", "r9", "r10", "r11");
 	errno = -result;
 #else
+	(void)path;
 	errno = ENOSYS;
 #endif
 }
@@ -73,14 +81,17 @@ static void one_call(void)
 	} else if (strcmp(mode, "execveat") == 0) {
 		syscall(SYS_execveat, AT_FDCWD, "/nonexistent", none, none, 0);
 	} else if (strcmp(mode, "int80") == 0) {
-		call_int80();
+		execve_int80("/nonexistent");
 	} else if (strcmp(mode, "getppid") == 0) {
 		syscall(SYS_getppid);
 		return;
 	} else {
 		pid = vfork();
 		if (pid == 0) {
-			execve(program, argv, none);
+			if (strcmp(mode, "spawn32") == 0)
+				execve_int80(program);
+			else
+				execve(program, argv, none);
 			_exit(127);
 		}
 		if (pid < 0 || waitpid(pid, &status, 0) != pid)
@@ -111,7 +122,8 @@ int main(int argc, char **argv)
 
 	if (argc < 4) {
 		fprintf(stderr,
-			"usage: %s execve|execveat|int80|getppid|spawn threads calls [program]\n",
+			"usage: %s execve|execveat|int80|getppid|spawn|spawn32 threads calls "
+			"[program]\n",
 			argv[0]);
 		return 2;
 	}
