@@ -15,8 +15,12 @@ endif
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
 # own on Debian; Ubuntu has it among the kernel's tools.
 BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generic,bpftool)
+# Docker brings a runc of its own, which Debian's would push out.
+RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
+	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
+	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
 	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
 
 # Where node-gyp finds Node's headers: beside the node that runs, where they
@@ -77,7 +81,7 @@ format: packages node_modules/.package-lock.json
 	$(Q)node_modules/.bin/biome check --write
 	$(Q)clang-format -i $(C_SOURCES)
 
-bench: build $(TOOLS)/storm $(TOOLS)/baseline.bpf.o
+bench: build $(addprefix $(TOOLS)/,storm tiny baseline.bpf.o)
 	$(call as_root,$(NODE) test/bench/bench.mjs)
 
 clean:
@@ -88,10 +92,10 @@ node_modules/.package-lock.json: package.json package-lock.json | packages
 	$(Q)npm ci --ignore-scripts $(NPM_QUIET) $(if $(Q),>/dev/null)
 	$(Q)touch $@
 
-$(OBJECT): bpf/execve_counter.bpf.c bpf/execve_counter.h bpf/vmlinux.h | packages
+$(OBJECT): bpf/execve_counter.bpf.c $(wildcard bpf/*.h) | packages
 	$(bpf_object)
 
-$(ADDON): native/addon.cc native/session.cc native/session.h bpf/execve_counter.h binding.gyp node_modules/.package-lock.json
+$(ADDON): $(wildcard native/*) bpf/execve_counter.h binding.gyp node_modules/.package-lock.json
 	$(note) GYP $@
 	$(Q)pkg-config --exists --print-errors 'libbpf >= 1.0' || \
 		{ echo 'libbpf 1.0 or newer is needed: Debian 12, Ubuntu 24.04 or newer have it'; exit 1; }
@@ -110,7 +114,12 @@ $(TOOLS)/%: test/support/%.c | packages
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -O2 -Wall -Wextra -Werror -pthread -o $@ $<
 
-$(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c bpf/execve_counter.h bpf/vmlinux.h | packages
+$(TOOLS)/tiny: test/bench/tiny.c | packages
+	$(note) CC $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -Os -Wall -Wextra -Werror -static -nostdlib -fno-stack-protector -o $@ $<
+
+$(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c $(wildcard bpf/*) | packages
 	$(bpf_object)
 
 # Unpacked rather than installed: installing it would start a Prometheus service.

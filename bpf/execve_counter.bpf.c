@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
+#include <stdbool.h>
+
 #include "vmlinux.h"
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
@@ -21,11 +23,39 @@ struct {
 } execve_counter SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2); /* user space chooses */
+	__type(key, struct exec_key);
 	__type(value, __u64);
 } execs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct failures);
+} failures SEC(".maps");
+
+/* What find_container() found for a cgroup. */
+struct found {
+	__u64 serial; /* of the cgroup: the kernel gives each number once */
+	unsigned char container[CONTAINER_SIZE];
+};
+
+/*
+ * By the cgroup's serial number, modulo the size: to walk up the hierarchy costs a
+ * microsecond, to look here hardly anything. One for each CPU, because then nobody
+ * writes to an entry while it is read: no CPU runs a program while it runs it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct found);
+} found_containers SEC(".maps");
+
+/* In the object's own words: frozen when it is loaded, so what is not chosen costs nothing. */
+const volatile struct config config SEC(CONFIG_MAP);
 
 /*
  * The add is atomic: a plain `+= 1` loses counts as soon as two CPUs exec at once.
@@ -46,6 +76,7 @@ static __always_inline void add_one(void *map, const void *key)
  */
 static const char execve_key[KEY_SIZE] = KEY_EXECVE;
 static const char execveat_key[KEY_SIZE] = KEY_EXECVEAT;
+static const struct exec_key other = OTHER_KEY;
 
 /*
  * The two syscall programs return 1, which lets the event go on to whoever else
@@ -66,16 +97,215 @@ int count_execveat(void *ctx)
 	return 1;
 }
 
+static __always_inline int count_failure(const struct syscall_trace_exit *ctx, __u32 call)
+{
+	unsigned long error = -ctx->ret;
+	struct failures *row;
+
+	if (error == 0 || error > MAX_ERRNO)
+		return 1;
+	row = bpf_map_lookup_elem(&failures, &call);
+	if (row)
+		__atomic_fetch_add(&row->by_errno[error], 1, __ATOMIC_RELAXED);
+	return 1;
+}
+
+/*
+ * A call that succeeds may leave by the other tracepoint, or on some kernels by
+ * none: these two count failures only.
+ */
+SEC("tracepoint/syscalls/sys_exit_execve")
+int count_execve_failure(struct syscall_trace_exit *ctx)
+{
+	return count_failure(ctx, FAILED_EXECVE);
+}
+
+SEC("tracepoint/syscalls/sys_exit_execveat")
+int count_execveat_failure(struct syscall_trace_exit *ctx)
+{
+	return count_failure(ctx, FAILED_EXECVEAT);
+}
+
+#define MAX_DEPTH     32  /* of the cgroups that are looked at */
+#define MAX_NAME_SIZE 256 /* NAME_MAX and the NUL */
+#define ID_DIGITS     (2 * CONTAINER_SIZE)
+
+/* Eight characters as they lie in memory; both x86-64 and arm64 are little-endian. */
+#define WORD(a, b, c, d, e, f, g, h)                                                               \
+	((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24 | (__u64)(e) << 32 |   \
+	 (__u64)(f) << 40 | (__u64)(g) << 48 | (__u64)(h) << 56)
+
+/*
+ * The value of each hexadecimal digit, with HEX. A table, because the verifier
+ * would follow comparisons both ways, 64 times over.
+ */
+#define HEX 0x10
+static const __u8 hex[256] = {
+	['0'] = 0x10, ['1'] = 0x11, ['2'] = 0x12, ['3'] = 0x13, ['4'] = 0x14, ['5'] = 0x15,
+	['6'] = 0x16, ['7'] = 0x17, ['8'] = 0x18, ['9'] = 0x19, ['a'] = 0x1a, ['b'] = 0x1b,
+	['c'] = 0x1c, ['d'] = 0x1d, ['e'] = 0x1e, ['f'] = 0x1f,
+};
+
+/*
+ * Whether a cgroup bears a container's id, that is, whether its name is, or after
+ * a '-' or ':' ends in, 64 hexadecimal digits, with or without ".scope":
+ *
+ *   <id>                       Docker, containerd, CRI-O, podman with cgroupfs
+ *   docker-<id>.scope          Docker with systemd
+ *   cri-containerd-<id>.scope  containerd below kubelet with systemd
+ *   crio-<id>.scope            CRI-O with systemd
+ *   libpod-<id>.scope          podman with systemd
+ *   <slice>:cri-containerd:<id>
+ *
+ * The monitors beside the containers of podman and CRI-O are none:
+ * libpod-conmon-<id>.scope, crio-conmon-<id>.scope.
+ */
+static __noinline bool is_container(const char *name, unsigned char *container)
+{
+	const __u64 scope = WORD('.', 's', 'c', 'o', 'p', 'e', 0, 0);
+	const __u64 conmon = WORD('-', 'c', 'o', 'n', 'm', 'o', 'n', '-');
+	char text[MAX_NAME_SIZE];
+	__u64 before = 0, end = 0;
+	__u8 separator = '-';
+	__u8 all = HEX;
+	long length;
+
+	length = bpf_probe_read_kernel_str(text, sizeof(text), name) - 1;
+	if (length < ID_DIGITS)
+		return false;
+	bpf_probe_read_kernel(&end, 6, name + length - 6);
+	if (end == scope)
+		length -= 6;
+	length -= ID_DIGITS;
+	if (length < 0)
+		return false;
+
+	if (length > 0)
+		bpf_probe_read_kernel(&separator, 1, name + length - 1);
+	if (separator != '-' && separator != ':')
+		return false;
+	if (length >= 8)
+		bpf_probe_read_kernel(&before, 8, name + length - 8);
+	if (before == conmon)
+		return false;
+
+	if (bpf_probe_read_kernel(text, ID_DIGITS, name + length))
+		return false;
+	for (int i = 0; i < CONTAINER_SIZE; i++) {
+		const __u8 high = hex[(__u8)text[2 * i]], low = hex[(__u8)text[2 * i + 1]];
+
+		all &= high & low;
+		container[i] = high << 4 | (low & 0xf);
+	}
+	return all == HEX;
+}
+
+/*
+ * Finds the container that a cgroup belongs to: the nearest cgroup, from this one
+ * up, that bears an id. So a container's own cgroups belong to it, and a container
+ * inside another is itself.
+ */
+static __noinline void find_container(struct cgroup *cgroup, unsigned char *container)
+{
+	struct cgroup_subsys_state *parent;
+
+	for (int i = 0; i < MAX_DEPTH; i++) {
+		if (is_container(cgroup->kn->name, container))
+			return;
+		parent = cgroup->self.parent;
+		if (!parent) {
+			__builtin_memset(container, 0, CONTAINER_SIZE);
+			return;
+		}
+		cgroup = parent->cgroup;
+	}
+	__builtin_memset(container, UNKNOWN_CONTAINER, CONTAINER_SIZE);
+}
+
+static __always_inline void set_container(struct task_struct *task, unsigned char *container)
+{
+	struct cgroup_subsys_state *css;
+	struct found *found;
+	__u64 serial;
+	__u32 index;
+
+	if (config.cgroup_v1)
+		css = task->cgroups
+			      ->subsys[bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id)];
+	else
+		css = &task->cgroups->dfl_cgrp->self;
+	serial = css->serial_nr;
+	index = serial % 256;
+	found = bpf_map_lookup_elem(&found_containers, &index);
+	if (!found)
+		return; /* never: the index is below the map's size */
+	if (found->serial != serial) {
+		find_container(css->cgroup, found->container);
+		found->serial = serial;
+	}
+	__builtin_memcpy(container, found->container, CONTAINER_SIZE);
+	if (!*(__u64 *)container && task->thread_pid->level > 0)
+		__builtin_memset(container, UNKNOWN_CONTAINER, CONTAINER_SIZE);
+}
+
+/*
+ * Adds one to a row, which it makes where there is none. Of two CPUs that make the
+ * same row at once one fails, and finds the other's; where there is no room, the
+ * row of all others counts.
+ */
+static __always_inline void add_exec(const struct exec_key *key)
+{
+	const __u64 zero = 0;
+	__u64 *value = bpf_map_lookup_elem(&execs, key);
+
+	if (!value) {
+		bpf_map_update_elem(&execs, key, &zero, BPF_NOEXIST);
+		value = bpf_map_lookup_elem(&execs, key);
+	}
+	if (!value)
+		value = bpf_map_lookup_elem(&execs, &other);
+	if (value)
+		__atomic_fetch_add(value, 1, __ATOMIC_RELAXED);
+}
+
+/* What of eight characters comes before the first NUL, and zeros. */
+static __always_inline __u64 until_nul(__u64 text)
+{
+	const __u64 ones = 0x0101010101010101;
+	/* The highest bit of the first NUL, and perhaps more above it. */
+	const __u64 nuls = (text - ones) & ~text & ones << 7;
+
+	return nuls ? text & (((nuls & -nuls) >> 7) - 1) : text;
+}
+
 /* Fires once for each program started, when the task already bears its new name. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(count_exec, struct task_struct *task)
 {
-	char key[KEY_SIZE] __attribute__((aligned(8))) = KEY_WATCH_PREFIX;
-	const __u32 row = 0;
+	/*
+	 * Two loads, where a helper would take as long as a whole look-up. What
+	 * follows the NUL is of longer names that the task bore, before Linux 5.17.
+	 */
+	const __u64 *comm = (const __u64 *)task->comm;
+	const __u64 command[2] = {until_nul(comm[0]), command[0] >> 56 ? until_nul(comm[1]) : 0};
+	union {
+		char text[KEY_SIZE];
+		__u64 words[KEY_SIZE / 8];
+	} watched = {KEY_WATCH_PREFIX};
+	struct exec_key key __attribute__((aligned(8))) = {};
 
-	add_one(&execs, &row);
+	if (config.command)
+		__builtin_memcpy(key.command, command, COMM_SIZE);
+	if (config.container)
+		set_container(task, key.container);
+	if (config.user)
+		key.uid = task->cred->uid.val;
 
-	bpf_core_read_str(key + sizeof(KEY_WATCH_PREFIX) - 1, COMM_SIZE, &task->comm);
-	add_one(&execve_counter, key);
+	_Static_assert(sizeof(KEY_WATCH_PREFIX) - 1 == 5, "the shifts below move by five bytes");
+	watched.words[0] |= command[0] << 40;
+	watched.words[1] = command[0] >> 24 | command[1] << 40;
+	watched.words[2] = command[1] >> 24;
+	add_one(&execve_counter, &watched);
+	add_exec(&key);
 	return 0;
 }

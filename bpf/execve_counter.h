@@ -35,9 +35,67 @@
 #define COMM_SIZE        16
 
 /*
- * Map `execs`: an array of one __u64 at index 0: programs started, that is,
- * calls that succeeded and replaced the program.
+ * Map `execs`: a hash of counters of programs started, that is, of calls that
+ * succeeded and replaced the program.
+ *
+ *   key    struct exec_key; fields that struct config does not choose are zero
+ *   value  __u64
+ *
+ * The kernel inserts a row when it is first needed and nobody ever removes one.
+ * User space seeds one row, OTHER_KEY, which counts what finds no room: so the sum
+ * over all rows is the number of programs started, at every moment.
  */
-#define EXECS_MAP "execs"
+#define EXECS_MAP      "execs"
+#define CONTAINER_SIZE 32
+
+struct exec_key {
+	char command[COMM_SIZE]; /* as above, zero-padded */
+	/*
+	 * The id, half as many bytes as hexadecimal digits; all zero outside
+	 * containers, all 0xff (UNKNOWN_CONTAINER) where there is a PID namespace
+	 * of its own but no id.
+	 */
+	unsigned char container[CONTAINER_SIZE];
+	unsigned int uid; /* the real one, in the initial user namespace */
+};
+
+#define UNKNOWN_CONTAINER 0xff
+
+#define OTHER_UID ((unsigned int)-1) /* which nobody has */
+#define OTHER_KEY                                                                                  \
+	{                                                                                          \
+		{0}, {0}, OTHER_UID                                                                \
+	}
+
+/*
+ * Map `.rodata.config`: one struct config, written before the programs are loaded.
+ */
+#define CONFIG_MAP ".rodata.config"
+
+struct config {
+	/* The fields of struct exec_key to fill; bool. */
+	unsigned char command;
+	unsigned char container;
+	unsigned char user;
+	/*
+	 * Whether the containers' cgroups are those of the pids controller, because it
+	 * is in a version 1 hierarchy; else those of the unified hierarchy. bool.
+	 */
+	unsigned char cgroup_v1;
+};
+
+/*
+ * Map `failures`: an array of two struct failures, FAILED_EXECVE and
+ * FAILED_EXECVEAT: calls that returned an error, by errno. Some never reach a
+ * program, like ERESTARTNOINTR (513).
+ */
+#define FAILURES_MAP    "failures"
+#define FAILED_EXECVE   0
+#define FAILED_EXECVEAT 1
+#define MAX_ERRNO       4095
+
+struct failures {
+	unsigned long long by_errno[MAX_ERRNO + 1];
+};
 
 #endif

@@ -13,8 +13,60 @@
 
 #include <linux/bpf.h>
 
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct kernfs_node {
+	const char *name;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+	__u64 serial_nr;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+};
+
+/* Where each controller has its place in css_set.subsys. */
+enum cgroup_subsys_id {
+	pids_cgrp_id,
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1];
+	struct cgroup *dfl_cgrp;
+};
+
+struct pid {
+	unsigned int level;
+};
+
+typedef struct {
+	unsigned int val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+};
+
 struct task_struct {
 	char comm[16];
-} __attribute__((preserve_access_index));
+	struct css_set *cgroups;
+	const struct cred *cred;
+	struct pid *thread_pid;
+};
+
+/*
+ * What a program on a tracepoint syscalls/sys_exit_* finds in its context. Not
+ * trace_event_raw_sys_exit, which lies elsewhere on kernels patched for real time.
+ */
+struct syscall_trace_exit {
+	long ret;
+};
+
+#pragma clang attribute pop
 
 #endif

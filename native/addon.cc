@@ -13,21 +13,28 @@
 // into libbpf is over, so JavaScript never runs inside libbpf.
 #include <napi.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "../bpf/execve_counter.h"
 #include "session.h"
+#include "users.h"
 
 namespace {
 
 using execve_counter::Failure;
 using execve_counter::LogLevel;
+using execve_counter::Plan;
 using execve_counter::Session;
+using execve_counter::UserName;
 
 Napi::Error StateError(Napi::Env env, const char* message) {
   Napi::Error error = Napi::Error::New(env, message);
@@ -42,18 +49,64 @@ Napi::Error FailureError(Napi::Env env, const Failure& failure) {
   return error;
 }
 
+// Does native work; what fails becomes an Error.
+template <typename Work>
+void Try(Napi::Env env, Work work) {
+  try {
+    work();
+  } catch (const Failure& failure) {
+    throw FailureError(env, failure);
+  }
+}
+
+std::string StringArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  if (!info[index].IsString()) {
+    throw Napi::TypeError::New(info.Env(), std::string(name) + " must be a string");
+  }
+  return info[index].As<Napi::String>().Utf8Value();
+}
+
+std::vector<std::string> StringsArgument(const Napi::CallbackInfo& info, size_t index,
+                                         const char* name) {
+  const auto refuse = [&] {
+    return Napi::TypeError::New(info.Env(), std::string(name) + " must be an array of strings");
+  };
+  if (!info[index].IsArray()) throw refuse();
+  const Napi::Array array = info[index].As<Napi::Array>();
+  std::vector<std::string> strings;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value value = array[i];
+    if (!value.IsString()) throw refuse();
+    strings.push_back(value.As<Napi::String>());
+  }
+  return strings;
+}
+
+uint32_t U32Argument(const Napi::CallbackInfo& info, size_t index, const char* name,
+                     uint32_t least) {
+  const double value = info[index].IsNumber() ? info[index].As<Napi::Number>().DoubleValue() : -1;
+  if (!(value >= least && value <= UINT32_MAX) || value != std::floor(value)) {
+    throw Napi::TypeError::New(info.Env(), std::string(name) + " must be an integer from " +
+                                               std::to_string(least) + " to 2^32 - 1");
+  }
+  return static_cast<uint32_t>(value);
+}
+
 class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
  public:
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(env, "Session",
                        {
                            InstanceMethod<&SessionWrap::Load>("load"),
+                           InstanceMethod<&SessionWrap::Adopt>("adopt"),
                            InstanceMethod<&SessionWrap::Attach>("attach"),
                            InstanceMethod<&SessionWrap::Lookup>("lookup"),
                            InstanceMethod<&SessionWrap::Update>("update"),
+                           InstanceMethod<&SessionWrap::Insert>("insert"),
                            InstanceMethod<&SessionWrap::Remove>("remove"),
                            InstanceMethod<&SessionWrap::ReadCounters>("readCounters"),
                            InstanceMethod<&SessionWrap::ReadExecs>("readExecs"),
+                           InstanceMethod<&SessionWrap::ReadFailures>("readFailures"),
                            InstanceMethod<&SessionWrap::Programs>("programs"),
                            InstanceMethod<&SessionWrap::Maps>("maps"),
                            InstanceMethod<&SessionWrap::Close>("close"),
@@ -73,15 +126,9 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   }
 
  private:
-  enum class Needs { kOpen, kLoaded };
-
-  static std::string StringArgument(const Napi::CallbackInfo& info, size_t index,
-                                    const char* name) {
-    if (!info[index].IsString()) {
-      throw Napi::TypeError::New(info.Env(), std::string(name) + " must be a string");
-    }
-    return info[index].As<Napi::String>().Utf8Value();
-  }
+  // What a method needs the session to have: the object file, the counters of
+  // this or another Session, or programs and maps of its own.
+  enum class Needs { kOpen, kCounters, kLoaded };
 
   static std::string KeyArgument(const Napi::CallbackInfo& info) {
     std::string key = StringArgument(info, 0, "key");
@@ -95,6 +142,9 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   Session& Get(Napi::Env env, Needs needs) {
     if (!session_) throw StateError(env, "the session is closed");
     if (needs == Needs::kLoaded && !loaded_) throw StateError(env, "the session is not loaded");
+    if (needs == Needs::kCounters && !loaded_ && !adopted_) {
+      throw StateError(env, "the session has no counters");
+    }
     return *session_;
   }
 
@@ -122,21 +172,44 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   void Load(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    if (!info[0].IsArray()) throw Napi::TypeError::New(env, "programs must be an array of strings");
-    const Napi::Array array = info[0].As<Napi::Array>();
-    std::vector<std::string> programs;
-    for (uint32_t i = 0; i < array.Length(); i++) {
-      const Napi::Value name = array[i];
-      if (!name.IsString()) throw Napi::TypeError::New(env, "programs must be an array of strings");
-      programs.push_back(name.As<Napi::String>());
+    Plan plan;
+    plan.programs = StringsArgument(info, 0, "programs");
+    if (!info[1].IsUndefined()) {
+      const std::map<std::string, bool*> flags = {
+          {"command", &plan.command},
+          {"user", &plan.user},
+          {"container", &plan.container},
+          {"cgroup_v1", &plan.cgroup_v1},
+      };
+      for (const std::string& name : StringsArgument(info, 1, "flags")) {
+        const auto flag = flags.find(name);
+        if (flag == flags.end()) {
+          throw Napi::TypeError::New(env, "flags must be of command, user, container, cgroup_v1");
+        }
+        *flag->second = true;
+      }
     }
-    // Only now: reading the array may have run JavaScript that closed the session.
+    if (!info[2].IsUndefined()) plan.rows = U32Argument(info, 2, "rows", 2);
+    // Only now: reading the arrays may have run JavaScript that closed the session.
     Session& session = Get(env, Needs::kOpen);
-    // An object can be loaded once: libbpf refuses a second attempt even after
-    // a failed one, so the state changes before the attempt.
-    if (std::exchange(load_tried_, true)) throw StateError(env, "the session was loaded before");
-    Call(env, [&] { session.Load(programs); });
+    TakeOnce(env);
+    Call(env, [&] { session.Load(plan); });
     loaded_ = true;
+  }
+
+  void Adopt(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Session& session = Get(env, Needs::kOpen);
+    const uint32_t id = U32Argument(info, 0, "mapId", 0);
+    TakeOnce(env);
+    Call(env, [&] { session.Adopt(id); });
+    adopted_ = true;
+  }
+
+  // An object can be loaded once: libbpf refuses a second attempt even after
+  // a failed one, so the state changes before the attempt.
+  void TakeOnce(Napi::Env env) {
+    if (std::exchange(taken_, true)) throw StateError(env, "the session was loaded before");
   }
 
   void Attach(const Napi::CallbackInfo& info) {
@@ -147,7 +220,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::Value Lookup(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kCounters);
     const std::string key = KeyArgument(info);
     std::optional<uint64_t> value;
     Call(env, [&] { value = session.Lookup(key); });
@@ -156,7 +229,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   void Update(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kCounters);
     const std::string key = KeyArgument(info);
     bool lossless = false;
     const uint64_t value =
@@ -165,9 +238,18 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     Call(env, [&] { session.Update(key, value); });
   }
 
+  Napi::Value Insert(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Session& session = Get(env, Needs::kCounters);
+    const std::string key = KeyArgument(info);
+    bool inserted = false;
+    Call(env, [&] { inserted = session.Insert(key); });
+    return Napi::Boolean::New(env, inserted);
+  }
+
   Napi::Value Remove(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kCounters);
     const std::string key = KeyArgument(info);
     bool removed = false;
     Call(env, [&] { removed = session.Remove(key); });
@@ -176,7 +258,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::Value ReadCounters(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kCounters);
     Napi::Array counters;
     Call(env, [&] {
       const auto read = session.ReadCounters();
@@ -191,12 +273,53 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     return counters;
   }
 
+  // Columns rather than rows: an object for each of 10,000 rows would take most of
+  // the time that a read takes.
   Napi::Value ReadExecs(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     Session& session = Get(env, Needs::kLoaded);
-    uint64_t execs = 0;
-    Call(env, [&] { execs = session.ReadExecs(); });
-    return Napi::BigInt::New(env, execs);
+    Napi::Object columns = Napi::Object::New(env);
+    Call(env, [&] {
+      const auto execs = session.ReadExecs();
+      Napi::Array commands = Napi::Array::New(env, execs.size());
+      Napi::Array containers = Napi::Array::New(env, execs.size());
+      auto uids = Napi::Uint32Array::New(env, execs.size());
+      auto counts = Napi::BigUint64Array::New(env, execs.size());
+      // The same few containers again and again: each becomes a string once.
+      std::unordered_map<std::string, Napi::String> known;
+      for (uint32_t i = 0; i < execs.size(); i++) {
+        auto container = known.find(execs[i].container);
+        if (container == known.end()) {
+          const auto text = Napi::String::New(env, execs[i].container);
+          container = known.emplace(execs[i].container, text).first;
+        }
+        commands[i] = execs[i].command;
+        containers[i] = container->second;
+        uids.Data()[i] = execs[i].uid;
+        counts.Data()[i] = execs[i].count;
+      }
+      columns["commands"] = commands;
+      columns["containers"] = containers;
+      columns["uids"] = uids;
+      columns["counts"] = counts;
+    });
+    return columns;
+  }
+
+  Napi::Value ReadFailures(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Session& session = Get(env, Needs::kLoaded);
+    Napi::Array failures = Napi::Array::New(env);
+    Call(env, [&] {
+      for (const auto& failed : session.ReadFailures()) {
+        Napi::Array row = Napi::Array::New(env, 3);
+        row[0u] = failed.syscall;
+        row[1u] = failed.error;
+        row[2u] = Napi::BigInt::New(env, failed.count);
+        failures[failures.Length()] = row;
+      }
+    });
+    return failures;
   }
 
   Napi::Value Programs(const Napi::CallbackInfo& info) {
@@ -241,15 +364,38 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::FunctionReference log_;
   std::vector<std::pair<LogLevel, std::string>> messages_;
-  bool load_tried_ = false;
+  bool taken_ = false;  // load() or adopt() was called
   bool loaded_ = false;
+  bool adopted_ = false;
   // Node destroys this object when it is collected, and when the thread that made
   // it ends, worker or main.
   std::unique_ptr<Session> session_;
 };
 
+// findCounters(): number[]
+Napi::Value FindCounters(const Napi::CallbackInfo& info) {
+  Napi::Array ids = Napi::Array::New(info.Env());
+  Try(info.Env(), [&] {
+    for (const uint32_t id : Session::FindCounters()) ids[ids.Length()] = id;
+  });
+  return ids;
+}
+
+// settle(): void
+void Settle(const Napi::CallbackInfo& info) { Try(info.Env(), Session::Settle); }
+
+// userName(uid: number): string | undefined
+Napi::Value UserNameOf(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto name = UserName(U32Argument(info, 0, "uid", 0));
+  return name ? Napi::String::New(env, *name) : env.Undefined();
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["Session"] = SessionWrap::Define(env);
+  exports["findCounters"] = Napi::Function::New(env, FindCounters);
+  exports["settle"] = Napi::Function::New(env, Settle);
+  exports["userName"] = Napi::Function::New(env, UserNameOf);
   exports["libbpfVersion"] = Session::LibbpfVersion();
   return exports;
 }

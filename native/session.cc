@@ -13,12 +13,14 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <set>
 
 #include "../bpf/execve_counter.h"
 
@@ -47,22 +49,6 @@ int Print(libbpf_print_level level, const char* format, va_list args) {
   (*current_log)(mapped, std::move(message));
   return length;
 }
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 std::array<char, KEY_SIZE> Pad(std::string_view key) {
   std::array<char, KEY_SIZE> padded{};
@@ -116,7 +102,41 @@ int OpenTracepoint(const std::string& name) {
   return static_cast<int>(event);
 }
 
+// A container's id as text: empty outside containers, "unknown" where nobody can tell.
+std::string Container(const unsigned char (&id)[CONTAINER_SIZE]) {
+  const auto all = [&](unsigned char value) {
+    return std::all_of(std::begin(id), std::end(id),
+                       [=](unsigned char byte) { return byte == value; });
+  };
+  if (all(0)) return "";
+  if (all(UNKNOWN_CONTAINER)) return "unknown";
+  std::string text;
+  for (const unsigned char byte : id) {
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
+}
+
+bpf_map_info MapInfoOf(int fd) {
+  bpf_map_info info{};
+  uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure("info", errno);
+  return info;
+}
+
+bool HoldsCounters(int fd) {
+  const bpf_map_info info = MapInfoOf(fd);
+  return std::string_view(info.name) == COUNTERS_MAP && info.type == BPF_MAP_TYPE_HASH &&
+         info.key_size == KEY_SIZE && info.value_size == sizeof(uint64_t) &&
+         info.max_entries == MAX_COUNTERS;
+}
+
 }  // namespace
+
+Fd::~Fd() {
+  if (fd_ >= 0) close(fd_);
+}
 
 class Session::LogScope {
  public:
@@ -143,29 +163,74 @@ Session::Session(const std::string& object_path, Log log)
 
 Session::~Session() = default;
 
-void Session::Load(const std::vector<std::string>& programs) {
+void Session::Load(const Plan& plan) {
   LogScope scope(*this);
   bpf_program* program;
   bpf_object__for_each_program(program, object_.get()) {
     bpf_program__set_autoload(program, false);
   }
-  for (const std::string& name : programs) {
+  for (const std::string& name : plan.programs) {
     program = bpf_object__find_program_by_name(object_.get(), name.c_str());
     if (!program) throw Failure("load", ENOENT);
     bpf_program__set_autoload(program, true);
   }
-  const int error = bpf_object__load(object_.get());
+  config config{};
+  config.command = plan.command;
+  config.user = plan.user;
+  config.container = plan.container;
+  config.cgroup_v1 = plan.cgroup_v1;
+  int error = bpf_map__set_initial_value(Map(CONFIG_MAP), &config, sizeof(config));
+  if (!error) error = bpf_map__set_max_entries(Map(EXECS_MAP), plan.rows);
+  if (!error) error = bpf_object__load(object_.get());
   if (error) throw Failure("load", -error);
-  counters_fd_ = MapFd(COUNTERS_MAP);
-  execs_fd_ = MapFd(EXECS_MAP);
+
+  const exec_key other = OTHER_KEY;
+  const uint64_t zero = 0;
+  if (bpf_map_update_elem(bpf_map__fd(Map(EXECS_MAP)), &other, &zero, BPF_ANY) < 0) {
+    throw Failure("load", errno);
+  }
+  counters_fd_ = bpf_map__fd(Map(COUNTERS_MAP));
+  rows_ = plan.rows;
+  keys_.reset(new char[std::max<size_t>(MAX_COUNTERS * KEY_SIZE, rows_ * sizeof(exec_key))]);
+  values_.reset(new uint64_t[std::max<size_t>(MAX_COUNTERS, rows_)]);
+}
+
+bpf_map* Session::Map(const char* name) {
+  bpf_map* map = bpf_object__find_map_by_name(object_.get(), name);
+  if (!map) throw Failure("load", ENOENT);
+  return map;
+}
+
+void Session::Adopt(uint32_t map_id) {
+  auto map = std::make_unique<Fd>(bpf_map_get_fd_by_id(map_id));
+  if (!*map) throw Failure("adopt", errno);
+  if (!HoldsCounters(map->get())) throw Failure("adopt", EINVAL);
+  adopted_ = std::move(map);
+  counters_fd_ = adopted_->get();
   keys_.reset(new char[MAX_COUNTERS * KEY_SIZE]);
   values_.reset(new uint64_t[MAX_COUNTERS]);
 }
 
-int Session::MapFd(const char* name) {
-  const int fd = bpf_object__find_map_fd_by_name(object_.get(), name);
-  if (fd < 0) throw Failure("load", -fd);
-  return fd;
+std::vector<uint32_t> Session::FindCounters() {
+  std::set<uint32_t> found;
+  uint32_t id = 0;
+  while (bpf_prog_get_next_id(id, &id) == 0) {
+    Fd program(bpf_prog_get_fd_by_id(id));
+    if (!program && errno == ENOENT) continue;  // gone since
+    if (!program) throw Failure("find", errno);
+    std::array<uint32_t, 64> ids{};
+    bpf_prog_info info{};
+    info.nr_map_ids = ids.size();
+    info.map_ids = reinterpret_cast<uintptr_t>(ids.data());
+    uint32_t size = sizeof(info);
+    if (bpf_obj_get_info_by_fd(program.get(), &info, &size) < 0) throw Failure("find", errno);
+    for (uint32_t i = 0; i < std::min<uint32_t>(info.nr_map_ids, ids.size()); i++) {
+      Fd map(bpf_map_get_fd_by_id(ids[i]));
+      if (map && HoldsCounters(map.get())) found.insert(ids[i]);
+    }
+  }
+  if (errno != ENOENT) throw Failure("find", errno);
+  return {found.begin(), found.end()};
 }
 
 void Session::Attach(const std::string& name) {
@@ -202,6 +267,13 @@ void Session::Update(std::string_view key, uint64_t value) {
   }
 }
 
+bool Session::Insert(std::string_view key) {
+  const uint64_t zero = 0;
+  if (bpf_map_update_elem(counters_fd_, Pad(key).data(), &zero, BPF_NOEXIST) == 0) return true;
+  if (errno != EEXIST) throw Failure("update", errno);
+  return false;
+}
+
 std::optional<uint64_t> Session::Lookup(std::string_view key) {
   uint64_t value;
   if (bpf_map_lookup_elem(counters_fd_, Pad(key).data(), &value) == 0) return value;
@@ -215,17 +287,41 @@ bool Session::Remove(std::string_view key) {
   return false;
 }
 
-std::vector<std::pair<std::string, uint64_t>> Session::ReadCounters() {
+void Session::Settle() {
+  // The update of a map of maps returns when no program runs any more that could
+  // have seen what was there before (maybe_wait_bpf_programs() in the kernel).
+  Fd inner(
+      bpf_map_create(BPF_MAP_TYPE_ARRAY, nullptr, sizeof(uint32_t), sizeof(uint32_t), 1, nullptr));
+  if (!inner) throw Failure("settle", errno);
+  bpf_map_create_opts options{};
+  options.sz = sizeof(options);
+  options.inner_map_fd = inner.get();
+  Fd outer(bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, nullptr, sizeof(uint32_t), sizeof(uint32_t),
+                          1, &options));
+  if (!outer) throw Failure("settle", errno);
+  const uint32_t index = 0;
+  const int value = inner.get();
+  if (bpf_map_update_elem(outer.get(), &index, &value, BPF_ANY) < 0) {
+    throw Failure("settle", errno);
+  }
+}
+
+// Reads a whole hash into keys_ and values_, and returns how many there are.
+uint32_t Session::ReadHash(int fd, uint32_t capacity) {
   // The buffers hold the fullest map, so the first call reaches the end of the
   // map, which the kernel reports as ENOENT beside the count.
   uint32_t position = 0;
-  uint32_t count = MAX_COUNTERS;
-  const int error = bpf_map_lookup_batch(counters_fd_, nullptr, &position, keys_.get(),
-                                         values_.get(), &count, nullptr);
+  uint32_t count = capacity;
+  const int error =
+      bpf_map_lookup_batch(fd, nullptr, &position, keys_.get(), values_.get(), &count, nullptr);
   if (!error) throw Failure("read", ENOSPC);
   if (errno != ENOENT) throw Failure("read", errno);
+  return count;
+}
 
+std::vector<std::pair<std::string, uint64_t>> Session::ReadCounters() {
   std::vector<std::pair<std::string, uint64_t>> counters;
+  const uint32_t count = ReadHash(counters_fd_, MAX_COUNTERS);
   counters.reserve(count);
   for (uint32_t i = 0; i < count; i++) {
     const char* key = keys_.get() + i * KEY_SIZE;
@@ -234,11 +330,33 @@ std::vector<std::pair<std::string, uint64_t>> Session::ReadCounters() {
   return counters;
 }
 
-uint64_t Session::ReadExecs() {
-  const uint32_t row = 0;
-  uint64_t value;
-  if (bpf_map_lookup_elem(execs_fd_, &row, &value) < 0) throw Failure("read", errno);
-  return value;
+std::vector<Exec> Session::ReadExecs() {
+  std::vector<Exec> execs;
+  const uint32_t count = ReadHash(bpf_map__fd(Map(EXECS_MAP)), rows_);
+  execs.reserve(count);
+  for (uint32_t i = 0; i < count; i++) {
+    exec_key key;
+    memcpy(&key, keys_.get() + i * sizeof(key), sizeof(key));
+    execs.push_back({std::string(key.command, strnlen(key.command, COMM_SIZE)),
+                     Container(key.container), key.uid, values_[i]});
+  }
+  return execs;
+}
+
+std::vector<FailedCalls> Session::ReadFailures() {
+  std::vector<FailedCalls> failed;
+  auto row = std::make_unique<failures>();
+  for (uint32_t call : {FAILED_EXECVE, FAILED_EXECVEAT}) {
+    if (bpf_map_lookup_elem(bpf_map__fd(Map(FAILURES_MAP)), &call, row.get()) < 0) {
+      throw Failure("read", errno);
+    }
+    for (uint32_t error = 1; error <= MAX_ERRNO; error++) {
+      if (!row->by_errno[error]) continue;
+      failed.push_back(
+          {call == FAILED_EXECVE ? "execve" : "execveat", error, row->by_errno[error]});
+    }
+  }
+  return failed;
 }
 
 std::vector<ProgramInfo> Session::Programs() {
@@ -260,9 +378,7 @@ std::vector<MapInfo> Session::Maps() {
   std::vector<MapInfo> maps;
   bpf_map* map;
   bpf_object__for_each_map(map, object_.get()) {
-    bpf_map_info info{};
-    uint32_t size = sizeof(info);
-    if (bpf_obj_get_info_by_fd(bpf_map__fd(map), &info, &size) < 0) throw Failure("info", errno);
+    const bpf_map_info info = MapInfoOf(bpf_map__fd(map));
     maps.push_back({bpf_map__name(map), info.id, info.max_entries});
   }
   return maps;

@@ -4,9 +4,10 @@
 // only owner of its maps, programs and links. Destroying it, like the death of
 // the process, unloads everything.
 //
-// The order is: construct (which opens), Load, Update to seed the keys, Attach, then
+// The order is: construct (which opens), Load, Insert to seed the keys, Attach, then
 // any of the others. Keys are seeded before the first program is attached, so that counting starts
-// at a moment everybody agrees on.
+// at a moment everybody agrees on. Or else: construct, Adopt the counters of a Session that
+// runs elsewhere, and edit those.
 //
 // Not thread-safe: a Session belongs to the thread that made it. Every method may
 // throw Failure, and leaves the Session usable or closed, never half-way.
@@ -25,6 +26,7 @@
 #include <vector>
 
 struct bpf_link;
+struct bpf_map;
 struct bpf_object;
 struct bpf_program;
 
@@ -36,10 +38,26 @@ struct Failure : std::exception {
   const char* what() const noexcept override { return step.c_str(); }
 
   // What was being done: "open", "load", "attach count_exec", "tracefs",
-  // "tracepoint", "perf_event", "lookup", "update", "delete", "read", "info".
+  // "tracepoint", "perf_event", "find", "adopt", "lookup", "update", "delete",
+  // "settle", "read", "info".
   std::string step;
   // A positive errno.
   int error;
+};
+
+// A file descriptor, closed at the end.
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  ~Fd();
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+  explicit operator bool() const { return fd_ >= 0; }
+
+ private:
+  int fd_;
 };
 
 enum class LogLevel { kWarn, kInfo, kDebug };
@@ -63,6 +81,30 @@ struct MapInfo {
   uint32_t capacity;
 };
 
+// What to load, and what `execs` is keyed by; see struct config in execve_counter.h.
+struct Plan {
+  std::vector<std::string> programs;
+  bool command = false;
+  bool user = false;
+  bool container = false;
+  bool cgroup_v1 = false;
+  uint32_t rows = 2;  // that `execs` has room for, OTHER_KEY included; at least 2
+};
+
+// A row of `execs`; what it is not keyed by is empty or 0.
+struct Exec {
+  std::string command;
+  std::string container;  // 64 hexadecimal digits; "unknown"; empty outside containers
+  uint32_t uid;
+  uint64_t count;
+};
+
+struct FailedCalls {
+  const char* syscall;  // "execve", "execveat"
+  uint32_t error;       // a positive errno
+  uint64_t count;
+};
+
 class Session {
  public:
   // Opens and parses the object file; touches nothing in the kernel.
@@ -71,8 +113,15 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // Creates the maps and loads the named programs, no others. Once only.
-  void Load(const std::vector<std::string>& programs);
+  // Creates the maps, seeds OTHER_KEY, and loads the named programs, no others. Once only.
+  void Load(const Plan& plan);
+
+  // Instead of Load: takes the map `execve_counter` with this id for the counters.
+  // EINVAL where that is another kind of map.
+  void Adopt(uint32_t map_id);
+
+  // The ids of the maps `execve_counter` that loaded programs count in, in rising order.
+  static std::vector<uint32_t> FindCounters();
 
   // Adds one loaded program to its hook, once (EEXIST). A tracepoint's number is looked up in
   // tracefs: where that is mounted, or else through a private mount that nobody
@@ -83,13 +132,21 @@ class Session {
   // KEY_SIZE - 1 bytes without NUL: the caller checks, see ValidKey.
   static bool ValidKey(std::string_view key);
   void Update(std::string_view key, uint64_t value);
+  bool Insert(std::string_view key);  // at 0; false: it is there, and keeps its count
   std::optional<uint64_t> Lookup(std::string_view key);
   bool Remove(std::string_view key);  // false: there was no such key
 
+  // Waits until every program has ended that runs at this moment, some milliseconds.
+  // The kernel reuses a removed element at once, and a program that found it before
+  // would add to the key that comes after: settle between a Remove and the next Insert.
+  static void Settle();
+
   // All counters, in no particular order, with one bpf() call.
   std::vector<std::pair<std::string, uint64_t>> ReadCounters();
-  // Programs started since the Session was loaded.
-  uint64_t ReadExecs();
+  // All rows of `execs`, OTHER_KEY's among them, likewise.
+  std::vector<Exec> ReadExecs();
+  // Failed calls, by system call and errno, where there were any.
+  std::vector<FailedCalls> ReadFailures();
 
   // The loaded programs, and the maps, in the object's order.
   std::vector<ProgramInfo> Programs();
@@ -99,14 +156,17 @@ class Session {
 
  private:
   class LogScope;
-  int MapFd(const char* name);
+  bpf_map* Map(const char* name);
+  uint32_t ReadHash(int fd, uint32_t capacity);
 
   Log log_;
   std::unique_ptr<bpf_object, void (*)(bpf_object*)> object_;
   // Destroyed before object_: a program is detached before it is unloaded.
   std::map<std::string, std::unique_ptr<bpf_link, int (*)(bpf_link*)>> links_;
-  int counters_fd_ = -1;  // owned by object_
-  int execs_fd_ = -1;     // owned by object_
+  int counters_fd_ = -1;  // owned by object_, or by adopted_
+  std::unique_ptr<Fd> adopted_;
+  uint32_t rows_ = 0;
+  // Room to read the fullest map into.
   std::unique_ptr<char[]> keys_;
   std::unique_ptr<uint64_t[]> values_;
 };

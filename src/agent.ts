@@ -3,8 +3,10 @@ import type { Writable } from "node:stream";
 import { ExitCode, UserError } from "./errors.ts";
 import { toJson } from "./json.ts";
 import { type Kernel, type KernelOptions, openKernel } from "./kernel.ts";
+import { EXECS_MAP } from "./keys.ts";
+import { OTHER } from "./labels.ts";
 import { createLog, type Level, type Log } from "./log.ts";
-import { type Format, formatLine } from "./printer.ts";
+import { type Format, format, printable } from "./printer.ts";
 import { read } from "./reader.ts";
 import { type Snapshot, toPlain } from "./snapshot.ts";
 import { VERSION } from "./version.ts";
@@ -15,12 +17,10 @@ export interface WebOptions {
   telemetryPath: string;
 }
 
-export interface AgentOptions {
+export interface AgentOptions extends Omit<KernelOptions, "log"> {
   /** Milliseconds between printed lines. */
   interval: number;
   output: Format;
-  attempts: KernelOptions["attempts"];
-  watch: readonly string[];
   /** Undefined for no HTTP at all. */
   web: WebOptions | undefined;
   logLevel: Level;
@@ -51,11 +51,15 @@ export async function run(
   let timer: NodeJS.Timeout | undefined;
   try {
     const { name, id } = kernel.countersMap;
-    const what = kernel.attempts ? "attempts and successes" : "successes";
+    const what = new Intl.ListFormat("en-GB").format([
+      ...(kernel.attempts ? ["attempts"] : []),
+      ...(options.failures ? ["failures"] : []),
+      "successes",
+    ]);
     log.info(`${VERSION} counts ${what}; map ${name}, id ${id}`);
     if (!kernel.reportsMisses) {
       log.warn(
-        "this kernel does not report the runs that it skips (Linux does from 6.7 on): if it is fully preemptible, attempts may be counted short",
+        "this kernel does not report the runs that it skips (Linux does from 6.7 on): if it is fully preemptible, attempts and failures may be counted short",
       );
     }
     const source = new Source(kernel, log);
@@ -79,7 +83,7 @@ export async function run(
       unread = false;
       const now = source.tryRead();
       if (!now) return;
-      stdout.write(`${formatLine(options.output, previous, now)}\n`);
+      stdout.write(`${format(options.output, previous, now)}\n`);
       previous = now;
     };
     print();
@@ -107,7 +111,7 @@ export function check(options: AgentOptions): string[] {
         row("program", `${name}, id ${id}, attached to ${hook}`),
       ),
       ...kernel.maps.map(({ name, id }) => row("map", `${name}, id ${id}`)),
-      ...[...now.watched.keys()].map((name) => row("watch", toJson(name))),
+      ...[...now.watched.keys()].map((name) => row("watch", printable(name))),
       row("read", toJson(toPlain(now))),
       ...(options.web?.addresses ?? []).map(({ host, port }) =>
         row("web", `${host ?? "every address"}, port ${port}, ${options.web?.telemetryPath}`),
@@ -124,6 +128,8 @@ class Source {
   readErrors = 0;
   /** Why the last read failed. */
   failure: string | undefined;
+  /** Whether there was a word that the table of execs is full. */
+  #full = false;
   readonly #kernel: Kernel;
   readonly #log: Log;
 
@@ -136,6 +142,7 @@ class Source {
     try {
       const snapshot = read(this.#kernel);
       this.failure = undefined;
+      this.#noteFull(snapshot);
       return snapshot;
     } catch (error) {
       this.readErrors++;
@@ -143,6 +150,15 @@ class Source {
       this.#log.error(`cannot read the counters: ${this.failure}`);
       return undefined;
     }
+  }
+
+  #noteFull({ by, tables }: Snapshot): void {
+    const table = tables.find(({ name }) => name === EXECS_MAP);
+    if (this.#full || by.length === 0 || !table || table.entries < table.capacity) return;
+    this.#full = true;
+    this.#log.warn(
+      `the table of execs by ${by.join()} is full: what it has no row for counts as ${OTHER}; for more rows than ${table.capacity}, start again with a larger --max-series`,
+    );
   }
 }
 

@@ -4,11 +4,22 @@ import { setFlagsFromString } from "node:v8";
 import { Command, CommanderError, Option } from "commander";
 import { type AgentOptions, check, FIXED_PATHS, run, type WebOptions } from "./agent.ts";
 import { ExitCode, UserError } from "./errors.ts";
-import { parseInterval, parseListenAddress, parseTelemetryPath, parseWatch } from "./flags.ts";
+import {
+  parseBy,
+  parseInterval,
+  parseListenAddress,
+  parseMapId,
+  parseMaxSeries,
+  parseTelemetryPath,
+  parseWatch,
+} from "./flags.ts";
+import { toJson } from "./json.ts";
+import { LABELS } from "./labels.ts";
 import { createLog, LEVELS, type Level } from "./log.ts";
 import { npxGone } from "./npx.ts";
-import type { Format } from "./printer.ts";
+import { type Format, printable } from "./printer.ts";
 import { VERSION } from "./version.ts";
+import * as watchList from "./watch.ts";
 
 // An agent that works for milliseconds a minute gains nothing from optimized code
 // or a large young generation; without them it needs a third less memory at work
@@ -19,7 +30,10 @@ interface Flags {
   interval: number;
   output: Format;
   attempts: AgentOptions["attempts"];
+  failures?: true;
+  by: AgentOptions["by"];
   watch: string[];
+  maxSeries: number;
   "web.listenAddress": WebOptions["addresses"];
   "web.telemetryPath": string;
   web: boolean;
@@ -55,10 +69,21 @@ const runCommand = program
       .choices(["tracepoint", "off"])
       .default("tracepoint"),
   )
+  .option("--failures", "count failed calls by errno")
+  .addOption(
+    new Option("--by <labels>", `break execs down by any of ${LABELS.join(",")}`)
+      .default([], "none")
+      .argParser(parseBy),
+  )
   .addOption(
     new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
       .default([], "none")
       .argParser((text, before: string[]) => [...new Set([...before, ...parseWatch(text)])]),
+  )
+  .addOption(
+    new Option("--max-series <n>", "rows that the breakdown has room for, 16 to 65536")
+      .default(1024)
+      .argParser(parseMaxSeries),
   )
   .addOption(
     new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
@@ -81,12 +106,9 @@ const runCommand = program
   )
   .option("--check", "load, attach, read once, print what would run, exit")
   .action(async (flags: Flags) => {
-    const { interval, output, attempts, watch } = flags;
+    const { interval, output, attempts, failures = false, by, maxSeries, watch } = flags;
     const options: AgentOptions = {
-      interval,
-      output,
-      attempts,
-      watch,
+      ...{ interval, output, attempts, failures, by, maxSeries, watch },
       web: flags.web
         ? {
             addresses: flags["web.listenAddress"],
@@ -96,15 +118,79 @@ const runCommand = program
       logLevel: flags["log.level"],
     };
     if (flags.check) {
-      const text = `${check(options).join("\n")}\n`;
-      // To the end: a pipe may take it piece by piece.
-      await new Promise((resolve) => process.stdout.write(text, resolve));
+      await print(`${check(options).join("\n")}\n`);
     } else {
       await run(options, stopSignal(), process.stdout);
     }
   });
 
+const watchCommand = program
+  .command("watch")
+  .description("edit the commands that the running meter watches")
+  .helpOption("-h, --help", "print this help")
+  .helpCommand(false)
+  .action(() => {
+    throw new UserError(
+      "watch needs list, add or remove",
+      "see execve-counter watch --help",
+      ExitCode.usage,
+    );
+  });
+
+/** A subcommand of watch, with the options that all of them have. */
+function watchSubcommand(name: string, description: string): Command {
+  return watchCommand
+    .command(name)
+    .description(description)
+    .helpOption("-h, --help", "print this help")
+    .addOption(
+      new Option(
+        "--map <id>",
+        "of several meters the one whose first line names this map",
+      ).argParser(parseMapId),
+    )
+    .addOption(
+      new Option("--log.level <level>", "debug includes libbpf's messages")
+        .choices(LEVELS)
+        .default("info"),
+    );
+}
+
+interface WatchFlags {
+  map?: number;
+  "log.level": Level;
+}
+
+watchSubcommand("list", "print the watched commands and their counts")
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .action(async (flags: WatchFlags & { output: Format }) => {
+    const watched = watchList.list(flags.map, createLog(flags["log.level"]));
+    await print(
+      flags.output === "json"
+        ? `${toJson(Object.fromEntries(watched))}\n`
+        : [...watched].map(([name, count]) => `${printable(name)} ${count}\n`).join(""),
+    );
+  });
+
+for (const [name, edit, description] of [
+  ["add", watchList.add, "watch these commands too, from now on"],
+  ["remove", watchList.remove, "watch these commands no more"],
+] as const) {
+  watchSubcommand(name, description)
+    .argument("<name...>", "command names")
+    .action((names: string[], flags: WatchFlags) =>
+      edit(names.flatMap(parseWatch), flags.map, createLog(flags["log.level"])),
+    );
+}
+
 program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
+
+/** Writes to the end: a pipe may take it piece by piece. */
+function print(text: string): Promise<unknown> {
+  return new Promise((resolve) => process.stdout.write(text, resolve));
+}
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
 function stopSignal(): Promise<void> {

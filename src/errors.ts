@@ -51,6 +51,7 @@ const ALL_CAPABILITIES =
   "run it as root, or with CAP_BPF, CAP_PERFMON and (unless --attempts off) CAP_DAC_READ_SEARCH";
 const BANNED =
   "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
+const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
 const MOUNT_TRACEFS =
   "mount it: sudo mount -t tracefs tracefs /sys/kernel/tracing; or count successes only, with --attempts off";
 
@@ -106,6 +107,9 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       `this kernel has no BPF (${step}: ${code})`,
       "boot a kernel with CONFIG_BPF_SYSCALL=y, or leave the sandbox that hides bpf(2)",
     );
+  }
+  if (isDenied(code) && (step === "find" || step === "adopt")) {
+    return unable(`not permitted to look for the running meter (${step}: ${code})`, ROOT_FINDS);
   }
   if (isDenied(code)) {
     const needed = CAP_BPF | CAP_PERFMON;

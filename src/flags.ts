@@ -2,6 +2,7 @@
 import { isIPv6 } from "node:net";
 import { ExitCode, UserError } from "./errors.ts";
 import { MAX_COMMAND_BYTES } from "./keys.ts";
+import { LABELS, type Label } from "./labels.ts";
 import type { Address } from "./web.ts";
 
 const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
@@ -50,28 +51,55 @@ export function parseTelemetryPath(text: string, taken: readonly string[]): stri
   return text;
 }
 
-/** "nc,curl" as command names. */
+/** "command,user" as labels, each once, in the order of LABELS. */
+export function parseBy(text: string): Label[] {
+  const names = text.split(",").map((part) => part.trim());
+  const known: readonly string[] = LABELS;
+  if (names.some((name) => !known.includes(name))) {
+    throw wrong("--by", text, `give any of ${LABELS.join(",")}`);
+  }
+  return LABELS.filter((label) => names.includes(label));
+}
+
+/** Rows of the breakdown's table. */
+export function parseMaxSeries(text: string): number {
+  const rows = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!(rows >= 16 && rows <= 65_536)) {
+    throw wrong("--max-series", text, "give a number from 16 to 65536");
+  }
+  return rows;
+}
+
+/** The id of a map, as the meter's first line and bpftool show it. */
+export function parseMapId(text: string): number {
+  const id = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(id >= 1 && id < 2 ** 32)) {
+    throw wrong("--map", text, "give the id that the meter's first line names");
+  }
+  return id;
+}
+
+/**
+ * "nc,curl" as command names. The kernel knows a program by the first bytes of its
+ * file's name: what can never match is refused.
+ */
 export function parseWatch(text: string): string[] {
   return text.split(",").map((part) => {
     const name = part.trim();
-    if (name === "") {
-      throw wrong("--watch", text, "give command names, separated by commas, like nc,curl");
-    }
+    const refuse = (remedy: string) => wrong("a watched name", name, remedy);
+    if (name === "") throw refuse("give command names, separated by commas, like nc,curl");
     if (name.includes("/")) {
-      throw wrong(
-        "--watch",
-        name,
-        `give the name without its directory: ${name.slice(name.lastIndexOf("/") + 1) || "nc"}`,
-      );
+      const base = name.slice(name.lastIndexOf("/") + 1) || "nc";
+      throw refuse(`the kernel matches the file's name without its directory: give ${base}`);
     }
-    if (name.includes("\ufffd")) {
-      throw wrong("--watch", name, "give a name that is valid UTF-8");
-    }
-    if (Buffer.byteLength(name) > MAX_COMMAND_BYTES) {
-      throw wrong(
-        "--watch",
-        name,
-        `the kernel keeps the first ${MAX_COMMAND_BYTES} bytes of a command's name: give those`,
+    if (name.includes("\0")) throw refuse("a file's name has no NUL: leave it out");
+    if (name.includes("\ufffd")) throw refuse("give a name that is valid UTF-8");
+    const bytes = Buffer.from(name);
+    if (bytes.length > MAX_COMMAND_BYTES) {
+      const start = bytes.subarray(0, MAX_COMMAND_BYTES).toString();
+      const example = start.includes("\ufffd") ? "those" : start;
+      throw refuse(
+        `the kernel keeps ${MAX_COMMAND_BYTES} bytes of the file's name and matches those: give ${example}`,
       );
     }
     return name;

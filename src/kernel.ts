@@ -7,8 +7,10 @@ import { release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { ExitCode, explain, UserError } from "./errors.ts";
-import { COUNTERS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
+import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
+import type { Label } from "./labels.ts";
 import type { ProgramStats } from "./snapshot.ts";
+import { userNames } from "./users.ts";
 
 const ADDON = join(__dirname, "../build/Release/execve_counter.node");
 const OBJECT = join(__dirname, "../dist/execve_counter.bpf.o");
@@ -28,18 +30,40 @@ export interface MapInfo {
  * order, a second close() included.
  */
 export interface Session {
-  load(programs: string[]): void;
+  /**
+   * @param flags the labels to break execs down by, and "cgroup_v1" where the
+   *   containers' cgroups are those of the pids controller
+   * @param rows that the table of execs has room for; 2 by default
+   */
+  load(programs: string[], flags?: string[], rows?: number): void;
+  /** Takes another session's counters, by the map's id. */
+  adopt(mapId: number): void;
   attach(program: string): void;
   lookup(key: string): bigint | undefined;
   update(key: string, value: bigint): void;
+  /** Puts a key there at 0; false where it is there, and keeps its count. */
+  insert(key: string): boolean;
   remove(key: string): boolean;
   readCounters(): [key: string, value: bigint][];
-  readExecs(): bigint;
+  readExecs(): Execs;
+  readFailures(): Failures;
   /** Of the loaded programs. */
   programs(): (ProgramStats & { misses: bigint })[];
   maps(): MapInfo[];
   close(): void;
 }
+
+/** The rows of the table of execs, column by column; what it is not keyed by is "" or 0. */
+export interface Execs {
+  commands: string[];
+  /** 64 hexadecimal digits, "unknown", or "" outside containers. */
+  containers: string[];
+  uids: Uint32Array;
+  counts: BigUint64Array;
+}
+
+/** Failed calls; those that never happened are left out. */
+export type Failures = [syscall: "execve" | "execveat", errno: number, count: bigint][];
 
 /** What a Session throws: what was being done, and a positive errno. */
 interface NativeError extends Error {
@@ -49,11 +73,23 @@ interface NativeError extends Error {
 
 interface Addon {
   Session: new (objectPath: string, log: (level: string, message: string) => void) => Session;
+  /** The ids of the maps of counters that loaded programs count in. */
+  findCounters(): number[];
+  /** Waits until every program has ended that runs now; see Session::Settle. */
+  settle(): void;
+  /** The account's name, from NSS. */
+  userName(uid: number): string | undefined;
   libbpfVersion: string;
 }
 
 export interface KernelOptions {
   attempts: "tracepoint" | "off";
+  /** Count failed calls by errno. */
+  failures: boolean;
+  /** What to break execs down by. */
+  by: readonly Label[];
+  /** Rows that the breakdown has room for. */
+  maxSeries: number;
   /** Command names to count one by one. */
   watch: readonly string[];
   /** Receives libbpf's messages, a line each. */
@@ -66,14 +102,20 @@ export interface Kernel {
   readonly startTime: Date;
   /** Whether attempts are counted. */
   readonly attempts: boolean;
+  readonly by: readonly Label[];
   /** Whether the kernel says how many runs of every program it skips. */
   readonly reportsMisses: boolean;
   /** The program that counts what the printed line shows. */
   readonly headlineProgram: string;
   readonly maps: readonly MapInfo[];
   readonly countersMap: MapInfo;
+  readonly execsMap: MapInfo;
   readCounters(): [key: string, value: bigint][];
-  readExecs(): bigint;
+  readExecs(): Execs;
+  /** Undefined where failures are not counted. */
+  readFailures(): Failures | undefined;
+  /** The account's name, or the number where it has none. */
+  userName(uid: number): string;
   programs(): ProgramStats[];
   /** Detaches and unloads everything. */
   close(): void;
@@ -86,31 +128,110 @@ export interface Kernel {
  * @throws UserError when any step fails; nothing stays loaded then
  */
 export function openKernel(options: KernelOptions): Kernel {
+  return withSession(options.log, (session, addon) => start(session, addon, options));
+}
+
+/** The counters of a meter that runs in another process. */
+export interface LiveCounters {
+  readonly mapId: number;
+  read(): [key: string, value: bigint][];
+  /** Waits until no program can add any more to a key that is gone by now. */
+  settle(): void;
+  /** Puts a key there at 0; false where it is there, and keeps its count. */
+  insert(key: string): boolean;
+  /** False where there is no such key. */
+  remove(key: string): boolean;
+  close(): void;
+}
+
+/**
+ * Finds the running meter.
+ *
+ * @param mapId of its map of counters; undefined for the only meter there is
+ * @throws UserError where there is none, more than one, or no permission to look
+ */
+export function openLiveCounters(
+  mapId: number | undefined,
+  log: (line: string) => void,
+): LiveCounters {
+  return withSession(log, (session, addon) => {
+    const found = addon.findCounters();
+    const id = mapId ?? found[0];
+    if (id === undefined || !found.includes(id)) {
+      const which = mapId === undefined ? "no meter is running" : `no meter has the map ${mapId}`;
+      const others = found.length > 0 ? `choose one of --map ${found.join(", ")}` : undefined;
+      throw new UserError(which, others ?? "start one: sudo execve-counter", ExitCode.failed);
+    }
+    if (mapId === undefined && found.length > 1) {
+      throw new UserError(
+        `${found.length} meters are running`,
+        `choose one by the map that its first line names: --map ${found.join(" or ")}`,
+        ExitCode.failed,
+      );
+    }
+    session.adopt(id);
+    const call =
+      <Result>(work: () => Result) =>
+      () =>
+        translated([], work);
+    return {
+      mapId: id,
+      read: call(() => session.readCounters()),
+      settle: call(() => addon.settle()),
+      insert: (key) => translated([], () => session.insert(key)),
+      remove: (key) => translated([], () => session.remove(key)),
+      close: () => session.close(),
+    };
+  });
+}
+
+/** Opens a session for `use`; closes it where that fails. */
+function withSession<Result>(
+  log: (line: string) => void,
+  use: (session: Session, addon: Addon) => Result,
+): Result {
   const addon = loadAddon();
   const complaints: string[] = [];
-  let session: Session | undefined;
-  try {
-    session = new addon.Session(OBJECT, (level, message) => {
+  return translated(complaints, () => {
+    const session = new addon.Session(OBJECT, (level, message) => {
       const lines = message.trimEnd().split("\n");
       if (level === "warn") complaints.push(...lines);
-      for (const line of lines) options.log(line);
+      for (const line of lines) log(line);
     });
-    return start(session, addon.libbpfVersion, options);
+    try {
+      return use(session, addon);
+    } catch (error) {
+      session.close();
+      throw error;
+    }
+  });
+}
+
+/** Does native work; what the kernel refuses becomes a UserError. */
+function translated<Result>(complaints: readonly string[], work: () => Result): Result {
+  try {
+    return work();
   } catch (error) {
-    session?.close();
     throw isNativeError(error) ? translate(error, complaints) : error;
   }
 }
 
-function start(session: Session, libbpfVersion: string, options: KernelOptions): Kernel {
+function start(session: Session, addon: Addon, options: KernelOptions): Kernel {
+  const { by, failures } = options;
   const attempts = options.attempts !== "off";
-  const programs = attempts ? ["count_execve", "count_execveat", "count_exec"] : ["count_exec"];
-  session.load(programs);
+  const programs = [
+    ...(attempts ? ["count_execve", "count_execveat"] : []),
+    ...(failures ? ["count_execve_failure", "count_execveat_failure"] : []),
+    "count_exec",
+  ];
+  // Without labels there is one row, besides the one for what finds no room.
+  const rows = by.length > 0 ? options.maxSeries : 2;
+  session.load(programs, [...by, ...(containersInVersion1() ? ["cgroup_v1"] : [])], rows);
   for (const key of [
     ...(attempts ? [EXECVE_KEY, EXECVEAT_KEY] : []),
     ...options.watch.map(watchKey),
   ]) {
-    session.update(key, 0n);
+    session.insert(key);
   }
   const startTime = new Date();
   for (const program of programs) session.attach(program);
@@ -118,15 +239,19 @@ function start(session: Session, libbpfVersion: string, options: KernelOptions):
   const maps = session.maps();
   const tracepointsReportMisses = reportsTracepointMisses(release());
   return {
-    libbpfVersion,
+    libbpfVersion: addon.libbpfVersion,
     startTime,
     attempts,
-    reportsMisses: !attempts || tracepointsReportMisses,
-    headlineProgram: programs[0] as string,
+    by,
+    reportsMisses: tracepointsReportMisses || !(attempts || failures),
+    headlineProgram: attempts ? "count_execve" : "count_exec",
     maps,
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
+    execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
     readCounters: () => session.readCounters(),
     readExecs: () => session.readExecs(),
+    readFailures: () => (failures ? session.readFailures() : undefined),
+    userName: userNames(addon.userName),
     programs: () =>
       session
         .programs()
@@ -137,6 +262,18 @@ function start(session: Session, libbpfVersion: string, options: KernelOptions):
         ),
     close: () => session.close(),
   };
+}
+
+/**
+ * Whether the pids controller, which every container runtime uses, is in a version 1
+ * hierarchy: then containers are found there, and else in the unified one.
+ */
+function containersInVersion1(): boolean {
+  try {
+    return /^[1-9]\d*:(?:[^:]*,)?pids(?:,[^:]*)?:/m.test(readFileSync("/proc/self/cgroup", "utf8"));
+  } catch {
+    return false; // a kernel without control groups
+  }
 }
 
 /**

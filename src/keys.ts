@@ -1,12 +1,16 @@
 /**
- * The text keys of the map `execve_counter`, as bpf/execve_counter.h defines them
+ * The keys of the maps, as bpf/execve_counter.h defines them
  * (a test compares the two).
  */
 
 export const COUNTERS_MAP = "execve_counter";
+export const EXECS_MAP = "execs";
 export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";
+
+/** The uid in the key of the row of execs that counts what found no room. */
+export const OTHER_UID = 0xffff_ffff;
 
 /** What the kernel keeps of a command's name: TASK_COMM_LEN - 1 bytes. */
 export const MAX_COMMAND_BYTES = 15;

@@ -1,24 +1,58 @@
-/** One line for each interval: text for people, JSON for programs. */
+/** What is printed at each interval: text for people, a line of JSON for programs. */
 import { toJson } from "./json.ts";
-import { change, headline, type Snapshot, toPlain } from "./snapshot.ts";
+import { change, headline, moved, type Snapshot, toPlain } from "./snapshot.ts";
 
 export type Format = "text" | "json";
 
+/** How many of the series that moved follow a line of text. */
+const MOST = 10;
+
 /**
- * The line for `now`, without a line feed.
+ * What to print for `now`, without the last line feed.
  *
- * @param previous the snapshot of the line before
+ * @param previous the snapshot that was printed before
  */
-export function formatLine(format: Format, previous: Snapshot | undefined, now: Snapshot): string {
+export function format(as: Format, previous: Snapshot | undefined, now: Snapshot): string {
   const { delta, rate } = change(previous, now);
-  if (format === "json") {
+  if (as === "json") {
     const { time, start_time, execve_counter, ...rest } = toPlain(now);
     return toJson({ time, start_time, execve_counter, delta, rate: round(rate), ...rest });
   }
   const sign = delta < 0n ? "" : "+";
   const note = now.missed ? `, ${now.missed} missed` : "";
   const difference = `(${sign}${delta}, ${rate.toFixed(1)}/s${note})`;
-  return `${now.time.toISOString()} execve_counter: ${headline(now)} ${difference}`;
+  const line = `${now.time.toISOString()} execve_counter: ${headline(now)} ${difference}`;
+
+  const series = moved(previous, now);
+  const width = Math.max(...series.slice(0, MOST).map((each) => `${each.delta}`.length));
+  const details = series
+    .slice(0, MOST)
+    .map(({ name, labels, delta }) => `  +${`${delta}`.padEnd(width)} ${name}${show(labels)}`);
+  if (series.length > MOST) details.push(`  and ${series.length - MOST} more`);
+  return [line, ...details].join("\n");
+}
+
+function show(labels: Record<string, string>): string {
+  return Object.entries(labels)
+    .map(([label, value]) => {
+      // As short as container runtimes show it.
+      const text = /^[0-9a-f]{64}$/.test(value) ? value.slice(0, 12) : printable(value);
+      return ` ${label}=${text}`;
+    })
+    .join("");
+}
+
+/**
+ * A text that does to a terminal what it looks like: control characters and the
+ * like, and the backslash itself, become \u{…}; a text that is empty or has spaces
+ * is quoted.
+ */
+export function printable(text: string): string {
+  const escaped = text.replaceAll(
+    /[\p{C}\p{Zl}\p{Zp}\\"]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
+  return /^$|\s/u.test(escaped) ? `"${escaped}"` : escaped;
 }
 
 function round(rate: number): number {

@@ -1,7 +1,16 @@
 /** Reads the running meter into a Snapshot; keeps nothing. */
-import type { Kernel } from "./kernel.ts";
-import { COUNTERS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchedName } from "./keys.ts";
-import type { Snapshot } from "./snapshot.ts";
+import { EXPECTED, errnoName } from "./errnos.ts";
+import type { Execs, Failures, Kernel } from "./kernel.ts";
+import {
+  COUNTERS_MAP,
+  EXECS_MAP,
+  EXECVE_KEY,
+  EXECVEAT_KEY,
+  OTHER_UID,
+  watchedName,
+} from "./keys.ts";
+import { OTHER } from "./labels.ts";
+import type { ExecsRow, FailureCounts, Snapshot } from "./snapshot.ts";
 
 /** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
 export function read(kernel: Kernel): Snapshot {
@@ -9,6 +18,7 @@ export function read(kernel: Kernel): Snapshot {
   const time = new Date();
   const counters = kernel.readCounters();
   const execs = kernel.readExecs();
+  const failures = kernel.readFailures();
   const programs = kernel.programs();
 
   const counter = (key: string): bigint => {
@@ -16,12 +26,17 @@ export function read(kernel: Kernel): Snapshot {
     if (value === undefined) throw new Error(`the key ${key} is gone from the map ${COUNTERS_MAP}`);
     return value;
   };
+  if (!execs.uids.includes(OTHER_UID)) {
+    throw new Error(`the row of all others is gone from the map ${EXECS_MAP}`);
+  }
   const watched = new Map<string, bigint>();
   for (const [key, value] of counters) {
     const name = watchedName(key);
     // Names that are no UTF-8 can look the same once decoded: those are one then.
     if (name !== undefined) watched.set(name, (watched.get(name) ?? 0n) + value);
   }
+  let total = 0n;
+  for (const count of execs.counts) total += count;
   return {
     time,
     clock,
@@ -30,12 +45,74 @@ export function read(kernel: Kernel): Snapshot {
       ? { execve: counter(EXECVE_KEY), execveat: counter(EXECVEAT_KEY) }
       : undefined,
     missed: programs.find(({ name }) => name === kernel.headlineProgram)?.misses,
-    execs,
+    execs: total,
+    by: kernel.by,
+    execsBy: kernel.by.length > 0 ? breakdown(execs, kernel) : [{ labels: {}, count: total }],
+    failures: failures && byErrno(failures),
     watched,
     programs,
     tables: [
       { name: COUNTERS_MAP, entries: counters.length, capacity: kernel.countersMap.capacity },
+      ...(kernel.by.length > 0
+        ? [{ name: EXECS_MAP, entries: execs.uids.length, capacity: kernel.execsMap.capacity }]
+        : []),
     ],
     readDuration: (performance.now() - clock) / 1000,
   };
+}
+
+/** The rows with their labels' values as they are shown. */
+function breakdown(execs: Execs, kernel: Kernel): ExecsRow[] {
+  const [byCommand, byUser, byContainer] = (["command", "user", "container"] as const).map(
+    (label) => kernel.by.includes(label),
+  );
+  const names = new Map<number, string>([[OTHER_UID, OTHER]]);
+  let alike = false;
+  const rows: ExecsRow[] = [];
+  for (let i = 0; i < execs.uids.length; i++) {
+    const uid = execs.uids[i] as number;
+    const command = execs.commands[i] as string;
+    const other = uid === OTHER_UID;
+    const labels: ExecsRow["labels"] = {};
+    if (byCommand) {
+      labels.command = other ? OTHER : command;
+      alike ||= command === OTHER || command.includes("\ufffd");
+    }
+    if (byUser) {
+      let name = names.get(uid);
+      if (name === undefined) {
+        name = kernel.userName(uid);
+        names.set(uid, name);
+      }
+      labels.user = name;
+    }
+    if (byContainer) labels.container = other ? OTHER : (execs.containers[i] as string);
+    rows.push({ labels, count: execs.counts[i] as bigint });
+  }
+  alike ||= new Set(names.values()).size < names.size;
+  return alike ? merged(rows) : rows;
+}
+
+/**
+ * Makes rows that look the same one: a command called "other", users of one name,
+ * names that are no UTF-8 and the same once decoded. Takes longer than all the rest
+ * of a read, and is hardly ever needed.
+ */
+function merged(rows: readonly ExecsRow[]): ExecsRow[] {
+  const byLabels = new Map<string, ExecsRow>();
+  for (const row of rows) {
+    const key = Object.values(row.labels).join("\0");
+    const before = byLabels.get(key);
+    if (before) before.count += row.count;
+    else byLabels.set(key, row);
+  }
+  return [...byLabels.values()];
+}
+
+/** With 0 for each error that the manual names, so that a first one is a step from 0. */
+function byErrno(failures: Failures): FailureCounts {
+  const none = () => new Map<string, bigint>(EXPECTED.map((name) => [name, 0n]));
+  const counts = { execve: none(), execveat: none() };
+  for (const [syscall, errno, count] of failures) counts[syscall].set(errnoName(errno), count);
+  return counts;
 }

@@ -1,4 +1,5 @@
 /** Plain data that says what was counted at one moment; every count is a u64 as bigint. */
+import type { Label } from "./labels.ts";
 
 export interface ProgramStats {
   /** The C name: "count_execve". */
@@ -23,6 +24,15 @@ export interface TableFill {
   capacity: number;
 }
 
+/** Programs started that the labels' values tell apart from all others. */
+export interface ExecsRow {
+  labels: Partial<Record<Label, string>>;
+  count: bigint;
+}
+
+/** Failed calls by the errno's name. */
+export type FailureCounts = Record<"execve" | "execveat", ReadonlyMap<string, bigint>>;
+
 export interface Snapshot {
   time: Date;
   /** Monotonic time in milliseconds, for rates: the clock on the wall may jump. */
@@ -35,6 +45,12 @@ export interface Snapshot {
   missed: bigint | undefined;
   /** Programs started. */
   execs: bigint;
+  /** What execs are broken down by. */
+  by: readonly Label[];
+  /** Programs started, broken down; the sum is `execs`. Without labels, one row. */
+  execsBy: readonly ExecsRow[];
+  /** Undefined without --failures. */
+  failures: FailureCounts | undefined;
   /** Programs started, by watched command name. */
   watched: ReadonlyMap<string, bigint>;
   programs: readonly ProgramStats[];
@@ -63,6 +79,37 @@ export function change(
   return { delta, rate: milliseconds > 0 ? (Number(delta) * 1000) / milliseconds : 0 };
 }
 
+/** One count of a snapshot that says who or what, and how much it grew. */
+export interface Moved {
+  name: "exec" | "failed" | "watched";
+  labels: Record<string, string>;
+  delta: bigint;
+}
+
+/** What grew since `previous`, or since the start: the most first. */
+export function moved(previous: Snapshot | undefined, now: Snapshot): Moved[] {
+  const before = new Map(previous && parts(previous).map(({ key, count }) => [key, count]));
+  return parts(now)
+    .map(({ key, count, ...rest }) => ({ ...rest, delta: count - (before.get(key) ?? 0n) }))
+    .filter(({ delta }) => delta > 0n)
+    .sort((a, b) => (a.delta < b.delta ? 1 : a.delta > b.delta ? -1 : 0));
+}
+
+/** Every count that says who or what, with a key to find it again by. */
+function parts({ by, execsBy, failures, watched }: Snapshot) {
+  const part = (name: Moved["name"], labels: Record<string, string>, count: bigint) => ({
+    ...{ name, labels, count },
+    key: [name, ...Object.values(labels)].join("\0"),
+  });
+  return [
+    ...(by.length > 0 ? execsBy : []).map(({ labels, count }) => part("exec", labels, count)),
+    ...Object.entries(failures ?? {}).flatMap(([syscall, counts]) =>
+      [...counts].map(([errno, count]) => part("failed", { syscall, errno }, count)),
+    ),
+    ...[...watched].map(([command, count]) => part("watched", { command }, count)),
+  ];
+}
+
 /** The snapshot as the JSON interface names it; bigints stay bigints. */
 export function toPlain(snapshot: Snapshot) {
   return {
@@ -72,6 +119,18 @@ export function toPlain(snapshot: Snapshot) {
     attempts: snapshot.attempts,
     missed: snapshot.missed ?? null,
     execs: snapshot.execs,
+    execs_by:
+      snapshot.by.length > 0
+        ? snapshot.execsBy.map(({ labels, count }) => ({ ...labels, execs: count }))
+        : undefined,
+    failures: snapshot.failures && {
+      execve: nonzero(snapshot.failures.execve),
+      execveat: nonzero(snapshot.failures.execveat),
+    },
     watched: Object.fromEntries(snapshot.watched),
   };
+}
+
+function nonzero(counts: ReadonlyMap<string, bigint>): Record<string, bigint> {
+  return Object.fromEntries([...counts].filter(([, count]) => count > 0n));
 }

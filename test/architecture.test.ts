@@ -4,20 +4,27 @@ import { readProjectFile } from "./support/files.ts";
 
 /** Who may import whom in src/; what is not named here may not be. */
 const ARROWS: Record<string, string[]> = {
-  cli: ["agent", "errors", "flags", "log", "npx", "printer", "version"],
+  cli: [
+    ...["agent", "watch"],
+    ...["errors", "flags", "json", "labels", "log", "npx", "printer", "version"],
+  ],
   agent: [
     ...["kernel", "reader", "printer", "metrics", "web", "page"],
-    ...["snapshot", "errors", "json", "log", "version"],
+    ...["snapshot", "errors", "json", "keys", "labels", "log", "version"],
   ],
-  kernel: ["errors", "keys", "snapshot"],
-  reader: ["kernel", "keys", "snapshot"],
+  watch: ["kernel", "errors", "keys", "log"],
+  kernel: ["errors", "keys", "labels", "snapshot", "users"],
+  reader: ["kernel", "errnos", "keys", "labels", "snapshot"],
   printer: ["json", "snapshot"],
   metrics: ["snapshot"],
-  flags: ["errors", "keys", "web"],
+  flags: ["errors", "keys", "labels", "web"],
   web: ["errors"],
-  snapshot: [],
+  snapshot: ["labels"],
   keys: [],
+  labels: [],
+  errnos: [],
   errors: [],
+  users: [],
   json: [],
   log: [],
   npx: [],

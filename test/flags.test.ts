@@ -1,6 +1,14 @@
 import { expect, test } from "vitest";
 import { ExitCode, UserError } from "../src/errors.ts";
-import { parseInterval, parseListenAddress, parseTelemetryPath, parseWatch } from "../src/flags.ts";
+import {
+  parseBy,
+  parseInterval,
+  parseListenAddress,
+  parseMapId,
+  parseMaxSeries,
+  parseTelemetryPath,
+  parseWatch,
+} from "../src/flags.ts";
 
 function refused(call: () => unknown): UserError {
   try {
@@ -64,14 +72,42 @@ test("watched names are split at commas", () => {
   expect(parseWatch("x".repeat(15))).toEqual(["x".repeat(15)]);
 });
 
-test.each(["", ",", " ", "nc,", ",nc", "x".repeat(16), "ä".repeat(8), "/usr/bin/nc", "a/"])(
+test.each(["", ",", " ", "nc,", ",nc", "x".repeat(16), "ä".repeat(8), "/usr/bin/nc", "a/", "a\0"])(
   "the watched name %j is refused",
   (text) => {
-    expect(refused(() => parseWatch(text)).message).toContain("--watch");
+    expect(refused(() => parseWatch(text)).message).toContain("a watched name");
   },
 );
 
-test("what is refused for its directory or its length comes with what to give instead", () => {
-  expect(refused(() => parseWatch("/usr/bin/nc")).remedy).toContain("nc");
-  expect(refused(() => parseWatch("systemd-executor")).remedy).toContain("15 bytes");
+test("what is refused comes with what to give instead", () => {
+  expect(refused(() => parseWatch("/usr/bin/nc")).remedy).toContain("give nc");
+  const { remedy } = refused(() => parseWatch("systemd-executor"));
+  expect(remedy).toMatch(/keeps 15 bytes .* give systemd-executo$/);
+  // Cut after 15 bytes this is no UTF-8.
+  expect(refused(() => parseWatch("ä".repeat(8))).remedy).toContain("give those");
+});
+
+test("labels come in one order, each once", () => {
+  expect(parseBy("command")).toEqual(["command"]);
+  expect(parseBy("container, command,user")).toEqual(["command", "user", "container"]);
+  expect(parseBy("user,user")).toEqual(["user"]);
+  for (const text of ["", ",", "command,", "pid", "Command"]) {
+    expect(refused(() => parseBy(text)).message).toContain("--by");
+  }
+});
+
+test("a table has room for 16 to 65536 rows", () => {
+  expect(parseMaxSeries("16")).toBe(16);
+  expect(parseMaxSeries("65536")).toBe(65_536);
+  for (const text of ["", "15", "65537", "1e3", "-16", "16.5", " 16", "0x20"]) {
+    expect(refused(() => parseMaxSeries(text)).message).toContain("--max-series");
+  }
+});
+
+test("a map's id is a positive number of 32 bits", () => {
+  expect(parseMapId("1")).toBe(1);
+  expect(parseMapId("4294967295")).toBe(4_294_967_295);
+  for (const text of ["", "0", "-1", "4294967296", "execve_counter"]) {
+    expect(refused(() => parseMapId(text)).message).toContain("--map");
+  }
 });

@@ -1,11 +1,24 @@
 import { expect, test } from "vitest";
-import { EXECVE_KEY, EXECVEAT_KEY, MAX_COMMAND_BYTES, watchedName, watchKey } from "../src/keys.ts";
+import {
+  COUNTERS_MAP,
+  EXECS_MAP,
+  EXECVE_KEY,
+  EXECVEAT_KEY,
+  MAX_COMMAND_BYTES,
+  OTHER_UID,
+  watchedName,
+  watchKey,
+} from "../src/keys.ts";
 import { readProjectFile } from "./support/files.ts";
 
 test("the keys are those of the ABI header", () => {
   const header = readProjectFile("bpf/execve_counter.h");
   const define = (name: string) =>
     new RegExp(`^#define ${name}\\s+"?([^"\\n]+?)"?$`, "m").exec(header)?.[1];
+  expect(define("COUNTERS_MAP")).toBe(COUNTERS_MAP);
+  expect(define("EXECS_MAP")).toBe(EXECS_MAP);
+  expect(define("OTHER_UID")).toMatch(/^\(\(unsigned int\)-1\)/);
+  expect(new Uint32Array([-1])).toEqual(new Uint32Array([OTHER_UID]));
   expect(define("KEY_EXECVE")).toBe(EXECVE_KEY);
   expect(define("KEY_EXECVEAT")).toBe(EXECVEAT_KEY);
   expect(watchKey("")).toBe(define("KEY_WATCH_PREFIX"));

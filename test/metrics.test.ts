@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
 import { CONTENT_TYPES, observeProcess, render } from "../src/metrics.ts";
@@ -23,7 +24,12 @@ test("the exposition is the golden one, as OpenMetrics", async () => {
 test("all series are there at 0 before anything happened", async () => {
   const exposition = await render(
     TEXT,
-    snapshot({ attempts: { execve: 0n, execveat: 0n }, execs: 0n, watched: new Map([["nc", 0n]]) }),
+    snapshot({
+      attempts: { execve: 0n, execveat: 0n },
+      by: [],
+      execsBy: [{ labels: {}, count: 0n }],
+      watched: new Map([["nc", 0n]]),
+    }),
     AGENT,
     NOTHING,
   );
@@ -38,16 +44,35 @@ test("all series are there at 0 before anything happened", async () => {
   }
 });
 
-test("a label may hold anything", async () => {
-  const name = 'a"b\\c\nd';
-  const exposition = await render(
-    TEXT,
-    snapshot({ watched: new Map([[name, 1n]]) }),
-    AGENT,
-    NOTHING,
+/** The label values of a family, read back as the exposition format defines it. */
+function values(exposition: string, family: string, label: string): string[] {
+  const series = new RegExp(`^${family}\\{(?:[^\n]*,)?${label}="((?:[^"\\\\\n]|\\\\.)*)"`, "gm");
+  return [...exposition.matchAll(series)].map(([, value]) =>
+    (value as string).replaceAll(/\\(.)/g, (_, escaped) => (escaped === "n" ? "\n" : escaped)),
   );
-  expect(exposition.split("\n")).toContain(
-    'execve_counter_watched_total{command="a\\"b\\\\c\\nd"} 1',
+}
+
+/** What the kernel can keep of a command's name, as the addon decodes it. */
+const command = fc
+  .uint8Array({ minLength: 1, maxLength: 15 })
+  .map((bytes) => Buffer.from(bytes.map((byte) => byte || 0x5c)).toString());
+const awkward = fc.stringMatching(/^[\\"\n{}=,# a]{1,15}$/);
+
+test("whatever a command is called, its series reads back as it", async () => {
+  const names = fc.uniqueArray(fc.oneof(command, awkward), { minLength: 1, maxLength: 50 });
+  await fc.assert(
+    fc.asyncProperty(names, fc.constantFrom(TEXT, OPEN_METRICS), async (commands, type) => {
+      const changes = {
+        by: ["command"] as const,
+        execsBy: commands.map((name) => ({ labels: { command: name }, count: 1n })),
+        watched: new Map(commands.map((name) => [name, 1n])),
+      };
+      const exposition = await render(type, snapshot(changes), AGENT, NOTHING);
+      const family = (name: string) => values(exposition, `${name}_total`, "command");
+      expect(family("execve_counter_execs")).toEqual(commands);
+      expect(family("execve_counter_watched")).toEqual(commands);
+      expect(Buffer.from(exposition).toString()).toBe(exposition); // UTF-8
+    }),
   );
 });
 

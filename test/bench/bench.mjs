@@ -2,13 +2,15 @@
 // because absolute times move from run to run. Needs root and `make build`.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, linkSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { cpus, release } from "node:os";
+import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 
 const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.meta.url));
 const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
+const { openKernel } = createRequire(import.meta.url)(path("dist/kernel.js"));
+const { read } = createRequire(import.meta.url)(path("dist/reader.js"));
 const METER = path("dist/execve_counter.bpf.o");
 const BASELINE = path("build/test/baseline.bpf.o");
 const ALL = ["count_execve", "count_execveat", "count_exec"];
@@ -20,7 +22,7 @@ const storm = (...args) =>
 function load(object, programs, keys = ["execve_counter", "execveat_counter"]) {
   const session = new Session(object, () => {});
   session.load(programs);
-  for (const key of keys) session.update(key, 0n);
+  for (const key of keys) session.insert(key);
   for (const program of programs) session.attach(program);
   return session;
 }
@@ -32,6 +34,8 @@ function quantile(values, q) {
 
 const median = (values) => quantile(values, 0.5);
 const ratios = (a, b) => a.map((value, i) => value / b[i]);
+/** Of the medians, and round by round. */
+const ratio = (a, b) => `${(median(a) / median(b)).toFixed(2)}; ${spread(ratios(a, b), 2)}`;
 const spread = (values, digits) =>
   `${median(values).toFixed(digits)} (${quantile(values, 0.25).toFixed(digits)} to ${quantile(values, 0.75).toFixed(digits)})`;
 
@@ -40,16 +44,18 @@ function print(what, figure, goal = "") {
 }
 
 /** Each round runs every candidate once, in turn, forwards and backwards. */
-function inTurn(rounds, candidates) {
+async function inTurn(rounds, candidates) {
   const figures = Object.fromEntries(Object.keys(candidates).map((name) => [name, []]));
   for (let round = 0; round < rounds; round++) {
     const names = Object.keys(candidates);
-    for (const name of round % 2 ? names.reverse() : names) figures[name].push(candidates[name]());
+    for (const name of round % 2 ? names.reverse() : names) {
+      figures[name].push(await candidates[name]());
+    }
   }
   return figures;
 }
 
-function nsPerRun() {
+async function nsPerRun() {
   const before = readFileSync(STATS, "utf8");
   writeFileSync(STATS, "1");
   try {
@@ -61,7 +67,7 @@ function nsPerRun() {
       return Number(runTime) / Number(runCount);
     };
     for (const threads of [1, 2]) {
-      const { empty, origin, meter } = inTurn(61, {
+      const { empty, origin, meter } = await inTurn(61, {
         empty: measure(BASELINE, "empty", threads),
         origin: measure(BASELINE, "origin", threads),
         meter: measure(METER, "count_execve", threads),
@@ -78,38 +84,99 @@ function nsPerRun() {
   }
 }
 
-/** What a program that is started pays: its attempt and its success, with cold caches. */
-function nsPerStart() {
+/** The words that run a shell script in a mount namespace with tracefs in it. */
+const withTracefs = (script) => [
+  ...["unshare", "--mount", "--propagation=unchanged", "sh", "-c"],
+  `mount --make-rslave /sys && mount -t tracefs tracefs /sys/kernel/tracing && ${script}`,
+];
+
+/** Runs another tool; resolves once it has attached. Its programs are those that came with it. */
+async function tool(script, programs) {
+  const known = new Set(bpfPrograms().map(({ id }) => id));
+  const [command, ...args] = withTracefs(`exec ${script}`);
+  const child = spawn(command, args, { stdio: "ignore" });
+  const added = () => bpfPrograms().filter(({ id, name }) => !known.has(id) && programs.test(name));
+  for (let i = 0; added().length === 0; i++) {
+    if (i === 100) throw new Error(`${script} has loaded nothing in ten seconds`);
+    await sleep(100);
+  }
+  await sleep(500);
+  return {
+    /** Nanoseconds in all of its programs, and runs of the one that ran least. */
+    cost: () => {
+      const ran = added().map((program) => [program.run_time_ns ?? 0, program.run_cnt ?? 0]);
+      return {
+        time: ran.reduce((sum, [time]) => sum + time, 0),
+        runs: Math.min(...ran.map(([, count]) => count)),
+      };
+    },
+    stop: async () => {
+      child.kill("SIGKILL"); // SIGINT is lost now and then
+      await once(child, "exit");
+    },
+  };
+}
+
+const bpfPrograms = () => JSON.parse(execFileSync("bpftool", ["-j", "prog", "list"]));
+
+/**
+ * What a program that is started pays. It is as small as a program can be, to leave
+ * the caches to what is measured.
+ */
+async function nsPerStart() {
   const before = readFileSync(STATS, "utf8");
   writeFileSync(STATS, "1");
-  try {
-    const measure = (keys) => () => {
-      const session = load(METER, ALL, ["execve_counter", "execveat_counter", ...keys]);
-      const time = storm("spawn", 1, 1000, "/bin/true") / 1000;
-      const programs = session.programs();
+  const STARTS = 2000;
+  const start = () => storm("spawn", 1, STARTS, path("build/test/tiny"));
+  const measure =
+    (by, watched, program = "count_exec") =>
+    () => {
+      const session = new Session(BASELINE, () => {});
+      session.load([program], by, 1024);
+      for (let i = 0; i < watched; i++) session.insert(i === 0 ? "comm:tiny" : `comm:${i}`);
+      session.attach(program);
+      start();
+      const [{ runTime, runCount }] = session.programs();
       session.close();
-      const ns = (name) => {
-        const { runTime, runCount } = programs.find((program) => program.name === name);
-        return Number(runTime) / Number(runCount);
-      };
-      return { time, attempt: ns("count_execve"), success: ns("count_exec") };
+      return Number(runTime) / Number(runCount);
     };
-    const names = Array.from({ length: 100 }, (_, i) => `comm:${i}`);
-    const { one, hundred } = inTurn(11, {
-      one: measure(["comm:true"]),
-      hundred: measure(["comm:true", ...names]),
-    });
-    const each = (figures, name) => figures.map((figure) => figure[name]);
-    print(
-      "µs to start /bin/true and wait for it",
-      spread(
-        each(one, "time").map((ns) => ns / 1000),
-        0,
-      ),
+  const other = (script, programs) => async () => {
+    const running = await tool(script, programs);
+    const first = running.cost();
+    start();
+    const last = running.cost();
+    await running.stop();
+    return (last.time - first.time) / (last.runs - first.runs);
+  };
+  const bpftrace = (hook) =>
+    other(
+      `bpftrace -e '${hook} { @ = count(); @c[comm] = count(); }'`,
+      /^sys_enter_exec|^sched_process_e/,
     );
-    print("  ns of it for the attempt", spread(each(one, "attempt"), 0));
-    print("  ns of it for the success, one name watched", spread(each(one, "success"), 0));
-    print("  ns of it for the success, 101 watched", spread(each(hundred, "success"), 0));
+  try {
+    const figures = await inTurn(15, {
+      empty: measure([], 0, "empty_exec"),
+      total: measure([], 0),
+      command: measure(["command"], 0),
+      all: measure(["command", "user", "container"], 0),
+      one: measure(["command"], 1),
+      hundred: measure(["command"], 100),
+      bpftrace: bpftrace("tracepoint:sched:sched_process_exec"),
+      execsnoop: other("execsnoop", /execve/),
+    });
+    const { empty, total, command, all, one, hundred, bpftrace: traced, execsnoop } = figures;
+    print("ns per exec: empty program", spread(empty, 0));
+    print("ns per exec: total", spread(total, 0));
+    print("ns per exec: by command", spread(command, 0));
+    print("ns per exec: by command,user,container", spread(all, 0));
+    print("ns per exec: bpftrace, total and by command", spread(traced, 0));
+    print("ns per exec: execsnoop, both its programs", spread(execsnoop, 0));
+    print("  by command to bpftrace", ratio(command, traced), "at most 0.6");
+    print("  by command to execsnoop", ratio(command, execsnoop));
+    print("  all three to command alone", ratio(all, command), "at most 1.3");
+    print("ns per exec: by command, watching one", spread(one, 0));
+    print("ns per exec: by command, watching 100", spread(hundred, 0));
+    print("  watching 100 to watching one", ratio(hundred, one), "1");
   } finally {
     writeFileSync(STATS, before);
   }
@@ -135,7 +202,7 @@ function lost() {
 }
 
 /** What other calls pay: nothing, where no system call is touched. */
-function stormRate() {
+async function stormRate() {
   const time = (call, programs) => () => {
     const session = load(METER, programs);
     const ns = storm(call, 2, 500_000) / 500_000;
@@ -144,7 +211,7 @@ function stormRate() {
   };
   for (const call of ["execve", "getppid"]) {
     const what = call === "execve" ? "failing execve" : call;
-    const { without, off, tracepoint } = inTurn(15, {
+    const { without, off, tracepoint } = await inTurn(15, {
       without: time(call, []),
       off: time(call, ["count_exec"]),
       tracepoint: time(call, ALL),
@@ -193,11 +260,10 @@ async function startTime() {
 const residentKiB = (pid) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`))[1]);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-async function serving(use) {
+async function serving(use, flags = []) {
   const child = spawn(process.execPath, [
     path("dist/cli.js"),
-    "--web.listen-address",
-    "127.0.0.1:0",
+    ...["--web.listen-address", "127.0.0.1:0", ...flags],
   ]);
   let url;
   for await (const data of child.stderr) {
@@ -255,6 +321,7 @@ async function readTime() {
     );
     session.close();
   }
+  await readRows();
   const scrapes = await serving(async (_, url) => {
     const times = [];
     for (let i = 0; i < 300; i++) {
@@ -265,6 +332,45 @@ async function readTime() {
     return times;
   });
   print("ms per scrape", spread(scrapes, 2));
+}
+
+/** A table of 10,000 rows, made by as many programs of different names. */
+async function readRows() {
+  const directory = mkdtempSync(`${tmpdir()}/execve-counter-`);
+  const names = Array.from({ length: 10_000 }, (_, i) => `${directory}/command${i}`);
+  for (const name of names) linkOrCopy(path("build/test/tiny"), name);
+  const flags = ["--by", "command,user,container", "--max-series", "65536"];
+  const kernel = openKernel({
+    ...{ attempts: "off", failures: false, watch: [], log: () => {} },
+    ...{ by: ["command", "user", "container"], maxSeries: 65_536 },
+  });
+  try {
+    await serving(async (_, url) => {
+      for (let i = 0; i < names.length; i += 1000)
+        storm("spawn", 1, 1, ...names.slice(i, i + 1000));
+      const reads = microseconds(50, () => read(kernel)).map((time) => time / 1000);
+      print("ms per read of 10,000 rows into a snapshot", spread(reads, 1), "at most 10");
+      const scrapes = [];
+      for (let i = 0; i < 50; i++) {
+        const start = performance.now();
+        const text = await (await fetch(url)).text();
+        scrapes.push(performance.now() - start);
+        if (text.match(/^execve_counter_execs_total/gm).length < 10_000) throw new Error("too few");
+      }
+      print("ms per scrape of 10,000 rows", spread(scrapes, 0), "at most 100");
+    }, flags);
+  } finally {
+    kernel.close();
+    rmSync(directory, { recursive: true });
+  }
+}
+
+function linkOrCopy(from, to) {
+  try {
+    linkSync(from, to);
+  } catch {
+    copyFileSync(from, to); // on another file system
+  }
 }
 
 /** bpf() calls that one read of a full map makes, as strace sees them. */
@@ -283,10 +389,10 @@ function callsPerRead() {
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
 console.log(`${release()}, ${cpus().length} CPUs, Node ${process.version}; median (quartiles)\n`);
-nsPerRun();
-nsPerStart();
+await nsPerRun();
+await nsPerStart();
 lost();
-stormRate();
+await stormRate();
 await startTime();
 await memory();
 await readTime();

@@ -3,12 +3,16 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { loadAddon, type Session } from "../../src/kernel.ts";
+import { OTHER_UID } from "../../src/keys.ts";
 import { projectPath } from "../support/files.ts";
-import { result } from "../support/meter.ts";
+import { loadedBy, result } from "../support/meter.ts";
 
-const { Session: NativeSession } = loadAddon();
+const { Session: NativeSession, findCounters, settle, userName } = loadAddon();
 const OBJECT = projectPath("dist/execve_counter.bpf.o");
-const ALL = ["count_execve", "count_execveat", "count_exec"];
+const ALL = [
+  ...["count_execve", "count_execveat", "count_execve_failure", "count_execveat_failure"],
+  "count_exec",
+];
 const U64_MAX = 2n ** 64n - 1n;
 
 let open: Session[] = [];
@@ -78,6 +82,80 @@ test("keys come and go", () => {
   expect(session.readCounters()).toHaveLength(2);
 });
 
+test("an insert puts 0 there, and leaves alone what is there", () => {
+  const session = loadedSession();
+  expect(session.insert("k")).toBe(true);
+  expect(session.lookup("k")).toBe(0n);
+  session.update("k", 23n);
+  expect(session.insert("k")).toBe(false);
+  expect(session.lookup("k")).toBe(23n);
+});
+
+test("another session's counters can be adopted and edited", () => {
+  const session = loadedSession();
+  session.update("k", 23n);
+  const mapId = session.maps().find(({ name }) => name === "execve_counter")?.id as number;
+  expect(findCounters()).toContain(mapId);
+
+  const editor = newSession();
+  editor.adopt(mapId);
+  expect(editor.readCounters()).toEqual([["k", 23n]]);
+  expect(editor.remove("k")).toBe(true);
+  expect(editor.insert("l")).toBe(true);
+  expect(session.readCounters()).toEqual([["l", 0n]]);
+  for (const call of [
+    () => editor.attach("count_exec"),
+    () => editor.readExecs(),
+    () => editor.programs(),
+    () => editor.adopt(mapId),
+    () => editor.load(ALL),
+  ]) {
+    expect(thrown(call)).toMatchObject(STATE);
+  }
+  editor.close();
+  expect(session.readCounters()).toEqual([["l", 0n]]);
+  session.close();
+});
+
+test("what is no map of counters is not adopted", () => {
+  const session = loadedSession();
+  const execs = session.maps().find(({ name }) => name === "execs")?.id as number;
+  const { EINVAL, ENOENT } = constants.errno;
+  expect(thrown(() => newSession().adopt(execs))).toMatchObject({ step: "adopt", errno: EINVAL });
+  const none = thrown(() => newSession().adopt(2 ** 32 - 1));
+  expect(none).toMatchObject({ step: "adopt", errno: ENOENT });
+  for (const id of [undefined, "1", -1, 1.5, 2 ** 32, Number.NaN, 1n]) {
+    expect(thrown(() => newSession().adopt(id as number))).toMatchObject(TYPE);
+  }
+});
+
+test("a user has a name or none, and what is no user's number is refused", () => {
+  expect(userName(0)).toBe("root");
+  expect(userName(4_294_967_294)).toBeUndefined();
+  for (const uid of [undefined, "0", -1, 0.5, 2 ** 32]) {
+    expect(thrown(() => userName(uid as number))).toMatchObject(TYPE);
+  }
+});
+
+test("settling waits, and leaves nothing behind", () => {
+  const before = loadedBy("self");
+  for (let i = 0; i < 3; i++) settle();
+  expect(loadedBy("self")).toEqual(before);
+});
+
+test("the table of execs begins with the row of all others, in the size asked for", () => {
+  for (const rows of [2, 16, 65_536]) {
+    const session = newSession();
+    session.load(["count_exec"], ["command", "user", "container", "cgroup_v1"], rows);
+    expect(session.maps().find(({ name }) => name === "execs")?.capacity).toBe(rows);
+    const { commands, containers, uids, counts } = session.readExecs();
+    expect({ commands, containers }).toEqual({ commands: [""], containers: [""] });
+    expect([...uids]).toEqual([OTHER_UID]);
+    expect([...counts]).toEqual([0n]);
+    expect(session.readFailures()).toEqual([]);
+  }
+});
+
 test("a key that does not fit is a TypeError", () => {
   const session = loadedSession();
   for (const key of [
@@ -95,6 +173,7 @@ test("a key that does not fit is a TypeError", () => {
     for (const call of [
       () => session.lookup(key as string),
       () => session.update(key as string, 1n),
+      () => session.insert(key as string),
       () => session.remove(key as string),
     ]) {
       expect(thrown(call)).toMatchObject(TYPE);
@@ -161,6 +240,12 @@ test("load checks its argument, and happens once", () => {
   for (const programs of [undefined, "count_exec", [1], { length: 1 }]) {
     expect(thrown(() => session.load(programs as string[]))).toMatchObject(TYPE);
   }
+  for (const flags of ["command", [1], ["pid"], [undefined]]) {
+    expect(thrown(() => session.load(ALL, flags as string[]))).toMatchObject(TYPE);
+  }
+  for (const rows of [0, 1, -1, 2.5, 2 ** 32, "16", null]) {
+    expect(thrown(() => session.load(ALL, [], rows as number))).toMatchObject(TYPE);
+  }
   session.load(["count_exec"]);
   expect(session.programs().map(({ name }) => name)).toEqual(["count_exec"]);
   expect(thrown(() => session.load(ALL))).toMatchObject(STATE);
@@ -204,10 +289,13 @@ const CALLS: [string, (session: Session) => unknown][] = [
   ["load", (session) => session.load(ALL)],
   ["attach", (session) => session.attach("count_exec")],
   ["lookup", (session) => session.lookup("k")],
+  ["adopt", (session) => session.adopt(1)],
   ["update", (session) => session.update("k", 1n)],
+  ["insert", (session) => session.insert("k")],
   ["remove", (session) => session.remove("k")],
   ["readCounters", (session) => session.readCounters()],
   ["readExecs", (session) => session.readExecs()],
+  ["readFailures", (session) => session.readFailures()],
   ["programs", (session) => session.programs()],
   ["maps", (session) => session.maps()],
   ["close", (session) => session.close()],
@@ -220,7 +308,7 @@ test.each(CALLS)("%s after close is an error", (_name, call) => {
   expect(thrown(() => call(session))).toMatchObject(STATE);
 });
 
-test.each(CALLS.filter(([name]) => name !== "load" && name !== "close"))(
+test.each(CALLS.filter(([name]) => !["load", "adopt", "close"].includes(name)))(
   "%s before load is an error",
   (_name, call) => {
     expect(thrown(() => call(newSession()))).toMatchObject(STATE);

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { describe, expect, test } from "vitest";
 import { run } from "../../src/agent.ts";
-import { openKernel } from "../../src/kernel.ts";
+import { type KernelOptions, openKernel } from "../../src/kernel.ts";
 import { projectPath } from "../support/files.ts";
 import {
   BPFTOOL,
@@ -19,7 +19,16 @@ import {
   untilGone,
 } from "../support/meter.ts";
 
-const ALL = { prog: 3, map: 3, link: 3 };
+const ALL = { prog: 3, map: 6, link: 3 };
+
+const OPTIONS: KernelOptions = {
+  attempts: "tracepoint",
+  failures: true,
+  by: ["command", "user", "container"],
+  maxSeries: 16,
+  watch: [],
+  log: () => {},
+};
 
 function sizes({ prog, map, link }: Loaded) {
   return { prog: prog.length, map: map.length, link: link.length };
@@ -81,6 +90,9 @@ test("a stop while HTTP is still starting is a stop like any other", async () =>
     interval: 1000,
     output: "text",
     attempts: "tracepoint",
+    failures: false,
+    by: [],
+    maxSeries: 16,
     watch: [],
     // Takes a look-up that fails, later than the stop.
     web: { addresses: [{ host: "nonexistent.invalid", port: 0 }], telemetryPath: "/metrics" },
@@ -157,15 +169,14 @@ test("lines that nobody takes are left out, and the next one covers their time",
 
 test("a start that fails half-way leaves nothing loaded in the process", () => {
   const watch = Array.from({ length: 4095 }, (_, i) => `${i}`);
-  expect(() => openKernel({ attempts: "tracepoint", watch, log: () => {} })).toThrow("no room");
+  expect(() => openKernel({ ...OPTIONS, watch })).toThrow("no room");
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });
 
 test("100 starts and stops leak no file descriptor", async () => {
-  const options = { attempts: "tracepoint", watch: [], log: () => {} } as const;
-  openKernel(options).close();
+  openKernel(OPTIONS).close();
   const before = readdirSync("/proc/self/fd").length;
-  for (let i = 0; i < 100; i++) openKernel(options).close();
+  for (let i = 0; i < 100; i++) openKernel(OPTIONS).close();
   expect(readdirSync("/proc/self/fd").length).toBe(before);
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });

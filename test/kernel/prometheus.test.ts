@@ -1,12 +1,18 @@
 import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { createServer as createHttpServer } from "node:http";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import fc from "fast-check";
+import { Registry } from "prom-client";
 import { expect, test } from "vitest";
+import { CONTENT_TYPES, render } from "../../src/metrics.ts";
 import { projectPath, readProjectFile } from "../support/files.ts";
 import { Meter, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
+import { snapshot } from "../support/snapshot.ts";
 
 const PROMETHEUS = projectPath("build/test/usr/bin/prometheus");
 const PROMTOOL = projectPath("build/test/usr/bin/promtool");
@@ -93,17 +99,22 @@ test("scrapes leak no file descriptor, and read what is there now", async () => 
   }
 });
 
-test("a real Prometheus scrapes the meter and answers a rate() of a storm", async () => {
+type Query = (promql: string) => Promise<{ metric: Record<string, string>; value: number }[]>;
+
+/** Runs a Prometheus that scrapes `host` under the job's name, until `use` is done. */
+async function withPrometheus(
+  host: string,
+  job: string,
+  use: (query: Query) => Promise<void>,
+): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
-  const meter = await Meter.start();
   const config = join(directory, "prometheus.yml");
-  const job = uniqueName();
   writeFileSync(
     config,
     `global: { scrape_interval: 1s }
 scrape_configs:
   - job_name: ${job}
-    static_configs: [{ targets: ["${new URL(meter.origin).host}"] }]
+    static_configs: [{ targets: ["${host}"] }]
 `,
   );
   const port = await freePort();
@@ -116,38 +127,81 @@ scrape_configs:
     ],
     { stdio: "ignore" },
   );
-  const query = async (promql: string) => {
+  const query: Query = async (promql) => {
     const url = `http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(promql)}`;
     const { data } = (await (await fetch(url)).json()) as {
-      data: { result: { value: [number, string] }[] };
+      data: { result: { metric: Record<string, string>; value: [number, string] }[] };
     };
-    return data.result.map(({ value }) => Number(value[1]));
+    return data.result.map(({ metric, value }) => ({ metric, value: Number(value[1]) }));
   };
-  const attempts = `execve_counter_attempts_total{job="${job}",syscall="execve"}`;
   try {
     await until(
       "a first scrape",
-      async () => (await query(`up{job="${job}"}`).catch(() => []))[0] === 1,
+      async () => (await query(`up{job="${job}"}`).catch(() => []))[0]?.value === 1,
       60_000,
     );
-    // Four waves, so that scrapes fall between them and rate() has a slope to see.
-    for (let i = 0; i < 4; i++) {
-      sh(STORM, ["execve", "2", "250000"]);
-      await sleep(1000);
-    }
-    const { attempts: counted } = await meter.counts();
-    await until("the count in Prometheus", async () => {
-      const [value] = await query(attempts);
-      return value !== undefined && value >= (counted?.execve ?? Number.NaN);
-    });
-    const [rate] = await query(`rate(${attempts}[30s])`);
-    expect(rate).toBeGreaterThan(2_000_000 / 30 / 4);
-    expect(rate).toBeLessThan(2_000_000);
+    await use(query);
   } finally {
     prometheus.kill("SIGTERM");
     await new Promise((resolve) => prometheus.once("exit", resolve));
-    await meter.stop();
     rmSync(directory, { recursive: true });
+  }
+}
+
+test("a real Prometheus scrapes the meter and answers a rate() of a storm", async () => {
+  const meter = await Meter.start();
+  const job = uniqueName();
+  const attempts = `execve_counter_attempts_total{job="${job}",syscall="execve"}`;
+  try {
+    await withPrometheus(new URL(meter.origin).host, job, async (query) => {
+      // Four waves, so that scrapes fall between them and rate() has a slope to see.
+      for (let i = 0; i < 4; i++) {
+        sh(STORM, ["execve", "2", "250000"]);
+        await sleep(1000);
+      }
+      const { attempts: counted } = await meter.counts();
+      await until("the count in Prometheus", async () => {
+        const [sample] = await query(attempts);
+        return sample !== undefined && sample.value >= (counted?.execve ?? Number.NaN);
+      });
+      const [rate] = await query(`rate(${attempts}[30s])`);
+      expect(rate?.value).toBeGreaterThan(2_000_000 / 30 / 4);
+      expect(rate?.value).toBeLessThan(2_000_000);
+    });
+  } finally {
+    await meter.stop();
+  }
+});
+
+test("Prometheus and promtool read back every name that a command can have", async () => {
+  const command = fc
+    .uint8Array({ minLength: 1, maxLength: 15 })
+    .map((bytes) => Buffer.from(bytes.map((byte) => byte || 0x0a)).toString());
+  const commands = [...new Set(fc.sample(command, 1000))];
+  const exposition = await render(
+    CONTENT_TYPES[0],
+    snapshot({
+      by: ["command"],
+      execsBy: commands.map((name, i) => ({ labels: { command: name }, count: BigInt(i) })),
+    }),
+    { version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 },
+    new Registry(),
+  );
+  expect(promtool(exposition)).toEqual([]);
+  const server = createHttpServer((_, response) => {
+    response.setHeader("content-type", CONTENT_TYPES[0]).end(exposition);
+  }).listen(0, "127.0.0.1");
+  try {
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    const job = uniqueName();
+    await withPrometheus(`127.0.0.1:${port}`, job, async (query) => {
+      const samples = await query(`execve_counter_execs_total{job="${job}"}`);
+      const read = new Map(samples.map(({ metric, value }) => [metric.command, value]));
+      expect(read).toEqual(new Map(commands.map((name, i) => [name, i])));
+    });
+  } finally {
+    server.close();
   }
 });
 

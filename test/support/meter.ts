@@ -112,6 +112,8 @@ export interface Counts {
   attempts?: { execve: number; execveat: number };
   missed: number | null;
   execs: number;
+  execs_by?: { command?: string; user?: string; container?: string; execs: number }[];
+  failures?: Record<"execve" | "execveat", Record<string, number>>;
   watched: Record<string, number>;
 }
 

@@ -3,6 +3,8 @@ import type { Snapshot } from "../../src/snapshot.ts";
 const PROGRAMS = [
   ["count_execve", "tracepoint/syscalls/sys_enter_execve"],
   ["count_execveat", "tracepoint/syscalls/sys_enter_execveat"],
+  ["count_execve_failure", "tracepoint/syscalls/sys_exit_execve"],
+  ["count_execveat_failure", "tracepoint/syscalls/sys_exit_execveat"],
   ["count_exec", "tp_btf/sched_process_exec"],
 ] as const;
 
@@ -15,6 +17,22 @@ export function snapshot(changes: Partial<Snapshot> = {}): Snapshot {
     attempts: { execve: 23n, execveat: 2n },
     missed: 0n,
     execs: 21n,
+    by: ["command", "user", "container"],
+    execsBy: [
+      { labels: { command: "sh", user: "root", container: "" }, count: 12n },
+      {
+        labels: { command: "nc", user: "4242", container: "0123456789abcdef".repeat(4) },
+        count: 3n,
+      },
+      { labels: { command: "other", user: "other", container: "other" }, count: 6n },
+    ],
+    failures: {
+      execve: new Map([
+        ["ENOENT", 3n],
+        ["EACCES", 0n],
+      ]),
+      execveat: new Map([["ENOENT", 1n]]),
+    },
     watched: new Map([["nc", 3n]]),
     programs: PROGRAMS.map(([name, hook], i) => ({
       name,
@@ -24,7 +42,10 @@ export function snapshot(changes: Partial<Snapshot> = {}): Snapshot {
       runTime: 2_300n,
       misses: 0n,
     })),
-    tables: [{ name: "execve_counter", entries: 3, capacity: 4096 }],
+    tables: [
+      { name: "execve_counter", entries: 3, capacity: 4096 },
+      { name: "execs", entries: 3, capacity: 1024 },
+    ],
     readDuration: 0.000025,
     ...changes,
   };

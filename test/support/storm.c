@@ -2,14 +2,24 @@
 /*
  * Makes a known number of exec calls as fast as the machine can.
  *
- *   storm execve <threads> <calls>      failing calls of execve(2), per thread
- *   storm execveat <threads> <calls>    the same with execveat(2)
+ *   storm execve <threads> <calls> [path]
+ *                                       failing calls of execve(2), per thread; with
+ *                                       a path of one's own they may fail in any way
+ *   storm execveat <threads> <calls> [path]
+ *                                       the same with execveat(2)
  *   storm int80 <threads> <calls>       the same with execve(2) as a 32-bit program
  *                                       calls it (x86-64 only)
  *   storm getppid <threads> <calls>     a system call that has nothing to do with exec
- *   storm spawn <threads> <runs> <program>
- *                                       runs of <program>, per thread, waited for
- *   storm spawn32 1 <runs> <program>    the same as a 32-bit program starts it
+ *   storm spawn <threads> <runs> <program>...
+ *                                       runs of each program in turn, per thread,
+ *                                       waited for
+ *   storm spawnas <threads> <runs> <uid> <program>...
+ *                                       the same as user <uid> + the thread's number
+ *   storm spawnfd <threads> <runs> <program>...
+ *                                       the same by file descriptor (execveat)
+ *   storm spawn32 1 <runs> <program>... the same as a 32-bit program starts it
+ *   storm thread 1 1 <program>          becomes the program, by a call of a thread
+ *                                       other than the first
  *
  * Prints the nanoseconds from the first call to the last.
  */
@@ -28,7 +38,9 @@
 
 static const char *mode;
 static long calls;
-static char *program;
+static uid_t uid;
+static char **programs;
+static const char *path = "/nonexistent";
 static pthread_barrier_t start;
 
 static void die(const char *what)
@@ -69,49 +81,72 @@ static void execve_int80(const char *path)
 #endif
 }
 
-static void one_call(void)
+static void become(char *program, long number)
 {
 	char *const none[] = {NULL};
 	char *const argv[] = {program, NULL};
+
+	if (strcmp(mode, "spawn32") == 0) {
+		execve_int80(program);
+	} else if (strcmp(mode, "spawnfd") == 0) {
+		int fd = open(program, O_PATH | O_CLOEXEC);
+
+		syscall(SYS_execveat, fd, "", argv, none, AT_EMPTY_PATH);
+	} else {
+		/* The system call, which changes the user of this process alone. */
+		if (uid && syscall(SYS_setresuid, uid + number, uid + number, uid + number))
+			_exit(126);
+		execve(program, argv, none);
+	}
+	_exit(127);
+}
+
+static void spawn(char *program, long number)
+{
 	int status;
-	pid_t pid;
+	pid_t pid = vfork();
+
+	if (pid == 0)
+		become(program, number);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		die("spawn");
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+		fprintf(stderr, "%s: status %x\n", program, status);
+		exit(1);
+	}
+}
+
+static void one_call(long number)
+{
+	char *const none[] = {NULL};
+	static const char nonexistent[] = "/nonexistent";
 
 	if (strcmp(mode, "execve") == 0) {
-		execve("/nonexistent", none, none);
+		execve(path, none, none);
 	} else if (strcmp(mode, "execveat") == 0) {
-		syscall(SYS_execveat, AT_FDCWD, "/nonexistent", none, none, 0);
+		syscall(SYS_execveat, AT_FDCWD, path, none, none, 0);
 	} else if (strcmp(mode, "int80") == 0) {
-		execve_int80("/nonexistent");
+		execve_int80(nonexistent);
 	} else if (strcmp(mode, "getppid") == 0) {
 		syscall(SYS_getppid);
 		return;
+	} else if (strcmp(mode, "thread") == 0) {
+		become(programs[0], number);
 	} else {
-		pid = vfork();
-		if (pid == 0) {
-			if (strcmp(mode, "spawn32") == 0)
-				execve_int80(program);
-			else
-				execve(program, argv, none);
-			_exit(127);
-		}
-		if (pid < 0 || waitpid(pid, &status, 0) != pid)
-			die("spawn");
-		if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-			fprintf(stderr, "%s: status %x\n", program, status);
-			exit(1);
-		}
+		for (char **program = programs; *program; program++)
+			spawn(*program, number);
 		return;
 	}
-	if (errno != ENOENT)
-		die("/nonexistent");
+	if (errno != ENOENT && strcmp(path, nonexistent) == 0)
+		die(path);
 }
 
-static void *thread(void *unused)
+static void *thread(void *number)
 {
 	pthread_barrier_wait(&start);
 	for (long i = 0; i < calls; i++)
-		one_call();
-	return unused;
+		one_call((long)number);
+	return NULL;
 }
 
 int main(int argc, char **argv)
@@ -122,20 +157,24 @@ int main(int argc, char **argv)
 
 	if (argc < 4) {
 		fprintf(stderr,
-			"usage: %s execve|execveat|int80|getppid|spawn|spawn32 threads calls "
-			"[program]\n",
+			"usage: %s execve|execveat|int80|getppid|spawn|spawnas|spawnfd|spawn32|"
+			"thread threads calls [uid] [path|program...]\n",
 			argv[0]);
 		return 2;
 	}
 	mode = argv[1];
 	threads = atol(argv[2]);
 	calls = atol(argv[3]);
-	program = argv[4];
+	programs = argv + 4;
+	if (strcmp(mode, "spawnas") == 0 && argc > 5)
+		uid = atol(*programs++);
+	if (strncmp(mode, "execve", 6) == 0 && argc > 4)
+		path = argv[4];
 
 	ids = calloc(threads, sizeof(*ids));
 	pthread_barrier_init(&start, NULL, threads + 1);
 	for (long i = 0; i < threads; i++)
-		if (pthread_create(&ids[i], NULL, thread, NULL))
+		if (pthread_create(&ids[i], NULL, thread, (void *)i))
 			die("pthread_create");
 	clock_gettime(CLOCK_MONOTONIC, &before);
 	pthread_barrier_wait(&start);

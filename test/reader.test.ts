@@ -1,0 +1,91 @@
+import { expect, test } from "vitest";
+import type { Execs, Kernel } from "../src/kernel.ts";
+import { OTHER_UID } from "../src/keys.ts";
+import type { Label } from "../src/labels.ts";
+import { read } from "../src/reader.ts";
+
+type Row = [command: string, uid: number, container: string, count: bigint];
+
+/** A kernel that has counted these execs. */
+function kernel(by: readonly Label[], rows: Row[], changes: Partial<Kernel> = {}): Kernel {
+  const execs: Execs = {
+    commands: rows.map(([command]) => command),
+    uids: Uint32Array.from(rows.map(([, uid]) => uid)),
+    containers: rows.map(([, , container]) => container),
+    counts: BigUint64Array.from(rows.map(([, , , count]) => count)),
+  };
+  const map = { name: "", id: 1, capacity: 4096 };
+  return {
+    ...{ libbpfVersion: "1.1", startTime: new Date(0), attempts: true, by, reportsMisses: true },
+    ...{ headlineProgram: "count_execve", maps: [map], countersMap: map, execsMap: map },
+    readCounters: () => [
+      ["execve_counter", 1n],
+      ["execveat_counter", 2n],
+    ],
+    readExecs: () => execs,
+    readFailures: () => undefined,
+    userName: (uid) => (uid === 0 ? "root" : uid < 1000 ? "daemon" : `${uid}`),
+    programs: () => [],
+    close: () => {},
+    ...changes,
+  };
+}
+
+const OTHER: Row = ["", OTHER_UID, "", 5n];
+
+test("rows get names, and the row of all others is called that in every label", () => {
+  const rows: Row[] = [["sh", 0, "", 2n], OTHER, ["sh", 4242, "ab", 3n]];
+  const { execs, execsBy } = read(kernel(["command", "user", "container"], rows));
+  expect(execs).toBe(10n);
+  expect(execsBy).toEqual([
+    { labels: { command: "sh", user: "root", container: "" }, count: 2n },
+    { labels: { command: "other", user: "other", container: "other" }, count: 5n },
+    { labels: { command: "sh", user: "4242", container: "ab" }, count: 3n },
+  ]);
+});
+
+test("rows that look the same are one, and their sum stays", () => {
+  // Two users of one name, a program called other, and a name that is no UTF-8, twice.
+  const rows: Row[] = [["\ufffd", 1, "", 1n], ["\ufffd", 2, "", 2n], OTHER, ["other", 0, "", 4n]];
+  const byCommand = read(kernel(["command"], rows));
+  expect(byCommand.execsBy).toEqual([
+    { labels: { command: "\ufffd" }, count: 3n },
+    { labels: { command: "other" }, count: 9n },
+  ]);
+  const byUser = read(kernel(["user"], rows)).execsBy;
+  expect(byUser.map(({ labels }) => labels.user)).toEqual(["daemon", "other", "root"]);
+});
+
+test("without labels all rows are one", () => {
+  const rows: Row[] = [OTHER, ["", 0, "", 7n]];
+  expect(read(kernel([], rows)).execsBy).toEqual([{ labels: {}, count: 12n }]);
+});
+
+test("a count is exact beyond 2^53, and names are asked for only where they are shown", () => {
+  const rows: Row[] = [OTHER, ["sh", 0, "", 2n ** 63n]];
+  const never = () => {
+    throw new Error("nobody wants names");
+  };
+  expect(read(kernel(["command"], rows, { userName: never })).execs).toBe(2n ** 63n + 5n);
+});
+
+test("it is an error when a key or the row of all others is gone", () => {
+  expect(() => read(kernel(["user"], [["sh", 0, "", 2n]]))).toThrow("gone from the map execs");
+  const gone = { readCounters: (): [string, bigint][] => [["execve_counter", 1n]] };
+  expect(() => read(kernel([], [OTHER], gone))).toThrow("execveat_counter is gone");
+});
+
+test("failures have every errno that the manual names, and those that happened", () => {
+  const { failures } = read(
+    kernel([], [OTHER], {
+      readFailures: () => [
+        ["execve", 2, 3n],
+        ["execveat", 513, 1n],
+      ],
+    }),
+  );
+  expect(failures?.execve.get("ENOENT")).toBe(3n);
+  expect(failures?.execve.get("ETXTBSY")).toBe(0n);
+  expect(failures?.execve.has("ERESTARTNOINTR")).toBe(false);
+  expect(failures?.execveat.get("ERESTARTNOINTR")).toBe(1n);
+});
