@@ -97,17 +97,16 @@ int count_execveat(void *ctx)
 	return 1;
 }
 
-static __always_inline int count_failure(const struct syscall_trace_exit *ctx, __u32 call)
+static __always_inline void add_failure(__u32 call, long result)
 {
-	unsigned long error = -ctx->ret;
+	unsigned long error = -result;
 	struct failures *row;
 
 	if (error == 0 || error > MAX_ERRNO)
-		return 1;
+		return;
 	row = bpf_map_lookup_elem(&failures, &call);
 	if (row)
 		__atomic_fetch_add(&row->by_errno[error], 1, __ATOMIC_RELAXED);
-	return 1;
 }
 
 /*
@@ -117,13 +116,94 @@ static __always_inline int count_failure(const struct syscall_trace_exit *ctx, _
 SEC("tracepoint/syscalls/sys_exit_execve")
 int count_execve_failure(struct syscall_trace_exit *ctx)
 {
-	return count_failure(ctx, FAILED_EXECVE);
+	add_failure(CALL_EXECVE, ctx->ret);
+	return 1;
 }
 
 SEC("tracepoint/syscalls/sys_exit_execveat")
 int count_execveat_failure(struct syscall_trace_exit *ctx)
 {
-	return count_failure(ctx, FAILED_EXECVEAT);
+	add_failure(CALL_EXECVEAT, ctx->ret);
+	return 1;
+}
+
+/*
+ * The same for every system call of the host, which the programs pick from: see
+ * 32-bit callers too, need no tracefs, and are never skipped for a reader of maps.
+ * Numbers from the kernel's system call tables; the 32-bit ones are those of i386
+ * and arm.
+ */
+#define X86_EXECVE     59
+#define X86_EXECVEAT   322
+#define I386_EXECVE    11
+#define I386_EXECVEAT  358
+#define ARM64_EXECVE   221
+#define ARM64_EXECVEAT 281
+#define ARM_EXECVE     11
+#define ARM_EXECVEAT   387
+
+#define TS_COMPAT (1 << 1)  /* x86: in thread_info.status, while a 32-bit call runs */
+#define TIF_32BIT (1 << 22) /* arm64: in thread_info.flags */
+
+#define CALL_OTHER -1
+
+/* Whether the task is in a call of a 32-bit program, whose numbers are others. */
+static __always_inline bool in_compat_call(void)
+{
+	const struct task_struct *task = (const struct task_struct *)bpf_get_current_task();
+	const struct thread_info___x86 *info = (const void *)&task->thread_info;
+
+	if (bpf_core_field_exists(info->status))
+		return BPF_CORE_READ(info, status) & TS_COMPAT;
+	return BPF_CORE_READ(task, thread_info.flags) & TIF_32BIT;
+}
+
+static __always_inline int exec_call(long number)
+{
+	const bool x86 = bpf_core_field_exists(struct pt_regs___x86, orig_ax);
+	bool compat = false;
+	int call;
+
+	if (number == (x86 ? X86_EXECVE : ARM64_EXECVE))
+		call = CALL_EXECVE;
+	else if (number == (x86 ? X86_EXECVEAT : ARM64_EXECVEAT))
+		call = CALL_EXECVEAT;
+	else if (number == (x86 ? I386_EXECVE : ARM_EXECVE))
+		call = CALL_EXECVE, compat = true;
+	else if (number == (x86 ? I386_EXECVEAT : ARM_EXECVEAT))
+		call = CALL_EXECVEAT, compat = true;
+	else
+		return CALL_OTHER;
+	return in_compat_call() == compat ? call : CALL_OTHER;
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(count_attempts, struct pt_regs *regs, long number)
+{
+	const int call = exec_call(number);
+
+	if (call == CALL_EXECVE)
+		add_one(&execve_counter, execve_key);
+	else if (call == CALL_EXECVEAT)
+		add_one(&execve_counter, execveat_key);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(count_failures, struct pt_regs *regs, long result)
+{
+	int number, call;
+
+	if (result >= 0)
+		return 0;
+	if (bpf_core_field_exists(struct pt_regs___x86, orig_ax))
+		number = ((struct pt_regs___x86 *)regs)->orig_ax;
+	else
+		number = ((struct pt_regs___arm64 *)regs)->syscallno;
+	call = exec_call(number);
+	if (call != CALL_OTHER)
+		add_failure(call, result);
+	return 0;
 }
 
 #define MAX_DEPTH     32  /* of the cgroups that are looked at */

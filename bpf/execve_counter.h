@@ -85,14 +85,14 @@ struct config {
 };
 
 /*
- * Map `failures`: an array of two struct failures, FAILED_EXECVE and
- * FAILED_EXECVEAT: calls that returned an error, by errno. Some never reach a
+ * Map `failures`: an array of two struct failures, CALL_EXECVE and
+ * CALL_EXECVEAT: calls that returned an error, by errno. Some never reach a
  * program, like ERESTARTNOINTR (513).
  */
-#define FAILURES_MAP    "failures"
-#define FAILED_EXECVE   0
-#define FAILED_EXECVEAT 1
-#define MAX_ERRNO       4095
+#define FAILURES_MAP  "failures"
+#define CALL_EXECVE   0
+#define CALL_EXECVEAT 1
+#define MAX_ERRNO     4095
 
 struct failures {
 	unsigned long long by_errno[MAX_ERRNO + 1];

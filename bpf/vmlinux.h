@@ -52,7 +52,27 @@ struct cred {
 	kuid_t uid;
 };
 
+/* Which of these fields there is tells the architecture. */
+struct thread_info___x86 {
+	unsigned int status;
+};
+
+struct thread_info {
+	unsigned long flags;
+};
+
+struct pt_regs___x86 {
+	unsigned long orig_ax;
+};
+
+struct pt_regs___arm64 {
+	int syscallno;
+};
+
+struct pt_regs;
+
 struct task_struct {
+	struct thread_info thread_info;
 	char comm[16];
 	struct css_set *cgroups;
 	const struct cred *cred;

@@ -346,14 +346,14 @@ std::vector<Exec> Session::ReadExecs() {
 std::vector<FailedCalls> Session::ReadFailures() {
   std::vector<FailedCalls> failed;
   auto row = std::make_unique<failures>();
-  for (uint32_t call : {FAILED_EXECVE, FAILED_EXECVEAT}) {
+  for (uint32_t call : {CALL_EXECVE, CALL_EXECVEAT}) {
     if (bpf_map_lookup_elem(bpf_map__fd(Map(FAILURES_MAP)), &call, row.get()) < 0) {
       throw Failure("read", errno);
     }
     for (uint32_t error = 1; error <= MAX_ERRNO; error++) {
       if (!row->by_errno[error]) continue;
       failed.push_back(
-          {call == FAILED_EXECVE ? "execve" : "execveat", error, row->by_errno[error]});
+          {call == CALL_EXECVE ? "execve" : "execveat", error, row->by_errno[error]});
     }
   }
   return failed;

@@ -57,11 +57,7 @@ export async function run(
       "successes",
     ]);
     log.info(`${VERSION} counts ${what}; map ${name}, id ${id}`);
-    if (!kernel.reportsMisses) {
-      log.warn(
-        "this kernel does not report the runs that it skips (Linux does from 6.7 on): if it is fully preemptible, attempts and failures may be counted short",
-      );
-    }
+    warnOf(kernel, log);
     const source = new Source(kernel, log);
     if (options.web) {
       web = startWeb(options.web, kernel, source, log);
@@ -99,10 +95,24 @@ export async function run(
   }
 }
 
+/** Says what is not as it was asked for, or not exact. */
+function warnOf(kernel: Kernel, log: Log): void {
+  if (kernel.fallback) {
+    log.warn(`${kernel.fallback}: the raw hook counts instead, as with --attempts raw`);
+  }
+  if (!kernel.reportsMisses) {
+    log.warn(
+      "this kernel does not report the runs that it skips (Linux does from 6.7 on): if it is fully preemptible, attempts and failures may be counted short",
+    );
+  }
+}
+
 /** Loads, attaches, reads once and returns what would run, as lines. */
 export function check(options: AgentOptions): string[] {
-  const kernel = openKernel({ ...options, log: createLog(options.logLevel).debug });
+  const log = createLog(options.logLevel);
+  const kernel = openKernel({ ...options, log: log.debug });
   try {
+    warnOf(kernel, log);
     const now = read(kernel);
     const row = (title: string, text: string) => title.padEnd(10) + text;
     return [

@@ -66,7 +66,7 @@ const runCommand = program
   )
   .addOption(
     new Option("--attempts <how>", "how to count attempts")
-      .choices(["tracepoint", "off"])
+      .choices(["tracepoint", "raw", "off"])
       .default("tracepoint"),
   )
   .option("--failures", "count failed calls by errno")

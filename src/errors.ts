@@ -47,13 +47,11 @@ const CAP_SYS_ADMIN = 1n << 21n;
 const CAP_PERFMON = 1n << 38n;
 const CAP_BPF = 1n << 39n;
 
-const ALL_CAPABILITIES =
-  "run it as root, or with CAP_BPF, CAP_PERFMON and (unless --attempts off) CAP_DAC_READ_SEARCH";
+const ALL_CAPABILITIES = "run it as root, or with CAP_BPF and CAP_PERFMON";
 const BANNED =
   "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
 const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
-const MOUNT_TRACEFS =
-  "mount it: sudo mount -t tracefs tracefs /sys/kernel/tracing; or count successes only, with --attempts off";
+const USE_RAW = "count by the raw hook, which needs no tracefs: --attempts raw";
 
 /** Puts a failure of the kernel or of libbpf into a user's words. */
 export function explain(failure: KernelFailure, here: Circumstances): UserError {
@@ -81,13 +79,10 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       );
     case "tracefs":
       return code === "EACCES"
-        ? unable(`tracefs may not be read (${code})`, ALL_CAPABILITIES)
-        : unable(`tracefs is not mounted, nor can it be privately (${code})`, MOUNT_TRACEFS);
+        ? unable(`tracefs may not be read (${code})`, USE_RAW)
+        : unable(`tracefs is not mounted, nor can it be privately (${code})`, USE_RAW);
     case "tracepoint":
-      return unable(
-        `this kernel has no tracepoints on system calls (${code})`,
-        "boot a kernel with CONFIG_FTRACE_SYSCALLS=y, or count successes only, with --attempts off",
-      );
+      return unable(`this kernel has no tracepoints on system calls (${code})`, USE_RAW);
     case "load":
       if (!here.btf && code !== "ENOSYS" && !isDenied(code)) {
         return unable(
@@ -99,7 +94,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   if (code === "ENOSYS" && step === "perf_event") {
     return unable(
       `this kernel has no perf events (${step}: ${code})`,
-      "boot a kernel with CONFIG_PERF_EVENTS=y, or count successes only, with --attempts off",
+      "boot a kernel with CONFIG_PERF_EVENTS=y, or count by the raw hook, with --attempts raw",
     );
   }
   if (code === "ENOSYS") {

@@ -83,7 +83,8 @@ interface Addon {
 }
 
 export interface KernelOptions {
-  attempts: "tracepoint" | "off";
+  /** How to count attempts, and failures. */
+  attempts: "tracepoint" | "raw" | "off";
   /** Count failed calls by errno. */
   failures: boolean;
   /** What to break execs down by. */
@@ -102,6 +103,8 @@ export interface Kernel {
   readonly startTime: Date;
   /** Whether attempts are counted. */
   readonly attempts: boolean;
+  /** Why the raw hook is used though it was not asked for. */
+  readonly fallback: string | undefined;
   readonly by: readonly Label[];
   /** Whether the kernel says how many runs of every program it skips. */
   readonly reportsMisses: boolean;
@@ -128,7 +131,21 @@ export interface Kernel {
  * @throws UserError when any step fails; nothing stays loaded then
  */
 export function openKernel(options: KernelOptions): Kernel {
-  return withSession(options.log, (session, addon) => start(session, addon, options));
+  const open = (hook: Hook, fallback?: string) =>
+    withSession(options.log, (session, addon) => ({
+      ...start(session, addon, hook, options),
+      fallback,
+    }));
+  if (options.attempts === "raw") return open("raw");
+  try {
+    return open("tracepoint");
+  } catch (error) {
+    // Not where tracefs is out of reach for want of memory or file descriptors.
+    const unable = error instanceof UserError && error.exitCode === ExitCode.unable;
+    if (!unable || !isNativeError(error.cause)) throw error;
+    if (!["tracefs", "tracepoint"].includes(error.cause.step)) throw error;
+    return open("raw", error.message);
+  }
 }
 
 /** The counters of a meter that runs in another process. */
@@ -216,12 +233,27 @@ function translated<Result>(complaints: readonly string[], work: () => Result): 
   }
 }
 
-function start(session: Session, addon: Addon, options: KernelOptions): Kernel {
+/** The programs that count attempts and failures, the one behind the headline first. */
+const PROGRAMS = {
+  tracepoint: {
+    attempts: ["count_execve", "count_execveat"],
+    failures: ["count_execve_failure", "count_execveat_failure"],
+  },
+  raw: { attempts: ["count_attempts"], failures: ["count_failures"] },
+} as const;
+type Hook = keyof typeof PROGRAMS;
+
+function start(
+  session: Session,
+  addon: Addon,
+  hook: Hook,
+  options: KernelOptions,
+): Omit<Kernel, "fallback"> {
   const { by, failures } = options;
   const attempts = options.attempts !== "off";
   const programs = [
-    ...(attempts ? ["count_execve", "count_execveat"] : []),
-    ...(failures ? ["count_execve_failure", "count_execveat_failure"] : []),
+    ...(attempts ? PROGRAMS[hook].attempts : []),
+    ...(failures ? PROGRAMS[hook].failures : []),
     "count_exec",
   ];
   // Without labels there is one row, besides the one for what finds no room.
@@ -243,8 +275,8 @@ function start(session: Session, addon: Addon, options: KernelOptions): Kernel {
     startTime,
     attempts,
     by,
-    reportsMisses: tracepointsReportMisses || !(attempts || failures),
-    headlineProgram: attempts ? "count_execve" : "count_exec",
+    reportsMisses: tracepointsReportMisses || hook === "raw" || !(attempts || failures),
+    headlineProgram: attempts ? PROGRAMS[hook].attempts[0] : "count_exec",
     maps,
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
@@ -305,7 +337,7 @@ function isNativeError(error: unknown): error is NativeError {
 }
 
 function translate(error: NativeError, complaints: readonly string[]): UserError {
-  return explain(
+  const explained = explain(
     { step: error.step, code: getSystemErrorName(-error.errno), detail: tellingLine(complaints) },
     {
       capabilities: effectiveCapabilities(),
@@ -313,6 +345,8 @@ function translate(error: NativeError, complaints: readonly string[]): UserError
       object: OBJECT,
     },
   );
+  explained.cause = error;
+  return explained;
 }
 
 /** Of libbpf's complaints the one that says why: the verifier's last word, or else the first. */

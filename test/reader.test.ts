@@ -16,7 +16,14 @@ function kernel(by: readonly Label[], rows: Row[], changes: Partial<Kernel> = {}
   };
   const map = { name: "", id: 1, capacity: 4096 };
   return {
-    ...{ libbpfVersion: "1.1", startTime: new Date(0), attempts: true, by, reportsMisses: true },
+    ...{
+      libbpfVersion: "1.1",
+      startTime: new Date(0),
+      attempts: true,
+      by,
+      reportsMisses: true,
+      fallback: undefined,
+    },
     ...{ headlineProgram: "count_execve", maps: [map], countersMap: map, execsMap: map },
     readCounters: () => [
       ["execve_counter", 1n],

@@ -41,7 +41,12 @@ test("the metrics are those of the program, with types and labels", () => {
 });
 
 test("the files and make targets it names exist", () => {
-  for (const [, target] of readme.matchAll(/\]\(([^)]+)\)/g)) readProjectFile(target as string);
+  const headings = [...readme.matchAll(/^#+ (.+)$/gm)].map(([, text]) => text as string);
+  const anchors = headings.map((text) => `#${text.toLowerCase().replaceAll(" ", "-")}`);
+  for (const [, target = ""] of readme.matchAll(/\]\(([^)]+)\)/g)) {
+    if (target.startsWith("#")) expect(anchors).toContain(target);
+    else readProjectFile(target);
+  }
   const makefile = readProjectFile("Makefile");
   // In code: after a back-quote, or at the start of a line of a block.
   const targets = [...readme.matchAll(/(?:`|^|\$ )make ([a-z]+)/gm)].map(([, target]) => target);

@@ -211,16 +211,19 @@ async function stormRate() {
   };
   for (const call of ["execve", "getppid"]) {
     const what = call === "execve" ? "failing execve" : call;
-    const { without, off, tracepoint } = await inTurn(15, {
+    const { without, off, tracepoint, raw } = await inTurn(15, {
       without: time(call, []),
       off: time(call, ["count_exec"]),
       tracepoint: time(call, ALL),
+      raw: time(call, ["count_attempts", "count_exec"]),
     });
     print(`ns per ${what}, without the meter`, spread(without, 0));
     print(`ns per ${what}, with --attempts off`, spread(off, 0));
     print("  ratio, round by round", spread(ratios(off, without), 3));
-    print(`ns per ${what}, with the meter`, spread(tracepoint, 0));
+    print(`ns per ${what}, with --attempts tracepoint`, spread(tracepoint, 0));
     print("  ratio, round by round", spread(ratios(tracepoint, without), 3));
+    print(`ns per ${what}, with --attempts raw`, spread(raw, 0));
+    print("  ratio, round by round", spread(ratios(raw, without), 3));
   }
 }
 

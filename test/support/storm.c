@@ -10,6 +10,8 @@
  *   storm int80 <threads> <calls>       the same with execve(2) as a 32-bit program
  *                                       calls it (x86-64 only)
  *   storm getppid <threads> <calls>     a system call that has nothing to do with exec
+ *   storm munmap <threads> <calls>      the same, by the number that execve has in
+ *                                       32-bit programs on x86
  *   storm spawn <threads> <runs> <program>...
  *                                       runs of each program in turn, per thread,
  *                                       waited for
@@ -130,6 +132,9 @@ static void one_call(long number)
 	} else if (strcmp(mode, "getppid") == 0) {
 		syscall(SYS_getppid);
 		return;
+	} else if (strcmp(mode, "munmap") == 0) {
+		munmap(NULL, 4096);
+		return;
 	} else if (strcmp(mode, "thread") == 0) {
 		become(programs[0], number);
 	} else {
@@ -157,7 +162,8 @@ int main(int argc, char **argv)
 
 	if (argc < 4) {
 		fprintf(stderr,
-			"usage: %s execve|execveat|int80|getppid|spawn|spawnas|spawnfd|spawn32|"
+			"usage: %s "
+			"execve|execveat|int80|getppid|munmap|spawn|spawnas|spawnfd|spawn32|"
 			"thread threads calls [uid] [path|program...]\n",
 			argv[0]);
 		return 2;
