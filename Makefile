@@ -37,7 +37,7 @@ VITEST := node_modules/vitest/vitest.mjs run --config test/vitest.config.mts
 ADDON := build/Release/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
 TOOLS := build/test
-TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf usr/bin/prometheus)
+TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf other.bpf.o usr/bin/prometheus)
 C_SOURCES := $(wildcard bpf/*.[ch] native/*.cc native/*.h test/*/*.[ch])
 # -mcpu=v3 (Linux 5.1) is named, and paths are kept out, so that the object is
 # the same wherever it is built.
@@ -122,6 +122,10 @@ $(TOOLS)/tiny: test/bench/tiny.c | packages
 $(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c $(wildcard bpf/*) | packages
 	$(bpf_object)
 
+# The same programs in other instructions, as of another build.
+$(TOOLS)/other.bpf.o: bpf/execve_counter.bpf.c $(wildcard bpf/*.h) | packages
+	$(call bpf_object,-mcpu=v2)
+
 # Unpacked rather than installed: installing it would start a Prometheus service.
 $(TOOLS)/usr/bin/prometheus: | packages
 	$(note) UNPACK prometheus
@@ -134,7 +138,7 @@ $(TOOLS)/usr/bin/prometheus: | packages
 define bpf_object
 $(note) CLANG $@
 $(Q)mkdir -p $(@D)
-$(Q)clang $(BPF_CFLAGS) -c $< -o $@
+$(Q)clang $(BPF_CFLAGS) $(1) -c $< -o $@
 $(Q)llvm-strip -g $@
 endef
 

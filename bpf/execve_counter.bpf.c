@@ -54,6 +54,13 @@ struct {
 	__type(value, struct found);
 } found_containers SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct state);
+} state SEC(".maps");
+
 /* In the object's own words: frozen when it is loaded, so what is not chosen costs nothing. */
 const volatile struct config config SEC(CONFIG_MAP);
 
@@ -389,3 +396,27 @@ int BPF_PROG(count_exec, struct task_struct *task)
 	add_exec(&key);
 	return 0;
 }
+
+/* What is attached where the counts are pinned; `on` is what a program has to return. */
+#define ENTER(program, section, on)                                                                \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_PROG_ARRAY);                                             \
+		__uint(max_entries, 1);                                                            \
+		__type(key, __u32);                                                                \
+		__type(value, __u32);                                                              \
+	} next_##program SEC(".maps");                                                             \
+                                                                                                   \
+	SEC(section)                                                                               \
+	int enter_##program(void *ctx)                                                             \
+	{                                                                                          \
+		bpf_tail_call(ctx, &next_##program, 0);                                            \
+		return on;                                                                         \
+	}
+
+ENTER(count_execve, "tracepoint/syscalls/sys_enter_execve", 1)
+ENTER(count_execveat, "tracepoint/syscalls/sys_enter_execveat", 1)
+ENTER(count_execve_failure, "tracepoint/syscalls/sys_exit_execve", 1)
+ENTER(count_execveat_failure, "tracepoint/syscalls/sys_exit_execveat", 1)
+ENTER(count_attempts, "tp_btf/sys_enter", 0)
+ENTER(count_failures, "tp_btf/sys_exit", 0)
+ENTER(count_exec, "tp_btf/sched_process_exec", 0)

@@ -98,4 +98,23 @@ struct failures {
 	unsigned long long by_errno[MAX_ERRNO + 1];
 };
 
+/*
+ * Pins. With --pin not the programs themselves are attached but one enter_<program>
+ * for each, which does nothing but a tail call into slot 0 of its map
+ * next_<program>. Those and their links stay for good; what they call is replaced
+ * by each agent that starts, between two events, so none is lost or counted twice.
+ *
+ * Pinned below PIN_VERSION, which changes with anything above, are the maps by their
+ * names, enter_<program>, and link_<program>.
+ */
+#define PIN_VERSION "v1"
+
+/* Map `state`: an array of one struct state, written before anything is attached. */
+#define STATE_MAP "state"
+
+struct state {
+	unsigned long long start_time; /* since when these counts run: ms since 1970 */
+	struct config keys;            /* what `execs` is keyed by */
+};
+
 #endif

@@ -99,6 +99,8 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
                        {
                            InstanceMethod<&SessionWrap::Load>("load"),
                            InstanceMethod<&SessionWrap::Adopt>("adopt"),
+                           InstanceMethod<&SessionWrap::Lock>("lock"),
+                           InstanceMethod<&SessionWrap::Begin>("begin"),
                            InstanceMethod<&SessionWrap::Attach>("attach"),
                            InstanceMethod<&SessionWrap::Lookup>("lookup"),
                            InstanceMethod<&SessionWrap::Update>("update"),
@@ -175,11 +177,11 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     Plan plan;
     plan.programs = StringsArgument(info, 0, "programs");
     if (!info[1].IsUndefined()) {
-      const std::map<std::string, bool*> flags = {
-          {"command", &plan.command},
-          {"user", &plan.user},
-          {"container", &plan.container},
-          {"cgroup_v1", &plan.cgroup_v1},
+      const std::map<std::string, unsigned char*> flags = {
+          {"command", &plan.keys.command},
+          {"user", &plan.keys.user},
+          {"container", &plan.keys.container},
+          {"cgroup_v1", &plan.keys.cgroup_v1},
       };
       for (const std::string& name : StringsArgument(info, 1, "flags")) {
         const auto flag = flags.find(name);
@@ -190,6 +192,8 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
       }
     }
     if (!info[2].IsUndefined()) plan.rows = U32Argument(info, 2, "rows", 2);
+    if (!info[3].IsUndefined()) plan.pins = StringArgument(info, 3, "pins");
+    plan.adopt = info[4].ToBoolean();
     // Only now: reading the arrays may have run JavaScript that closed the session.
     Session& session = Get(env, Needs::kOpen);
     TakeOnce(env);
@@ -204,6 +208,23 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     TakeOnce(env);
     Call(env, [&] { session.Adopt(id); });
     adopted_ = true;
+  }
+
+  void Lock(const Napi::CallbackInfo& info) {
+    Session& session = Get(info.Env(), Needs::kOpen);
+    const std::string directory = StringArgument(info, 0, "directory");
+    Call(info.Env(), [&] { session.Lock(directory); });
+  }
+
+  Napi::Value Begin(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Session& session = Get(env, Needs::kLoaded);
+    if (!info[0].IsNumber()) throw Napi::TypeError::New(env, "now must be a number");
+    const double now = info[0].As<Napi::Number>().DoubleValue();
+    if (!(now >= 0 && now < 9e15)) throw Napi::TypeError::New(env, "now must be a time in ms");
+    uint64_t start = 0;
+    Call(env, [&] { start = session.Begin(static_cast<uint64_t>(now)); });
+    return Napi::Number::New(env, static_cast<double>(start));
   }
 
   // An object can be loaded once: libbpf refuses a second attempt even after
@@ -384,6 +405,12 @@ Napi::Value FindCounters(const Napi::CallbackInfo& info) {
 // settle(): void
 void Settle(const Napi::CallbackInfo& info) { Try(info.Env(), Session::Settle); }
 
+// mountBpffs(directory: string): void
+void MountBpffs(const Napi::CallbackInfo& info) {
+  const std::string directory = StringArgument(info, 0, "directory");
+  Try(info.Env(), [&] { Session::MountBpffs(directory); });
+}
+
 // userName(uid: number): string | undefined
 Napi::Value UserNameOf(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -395,6 +422,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["Session"] = SessionWrap::Define(env);
   exports["findCounters"] = Napi::Function::New(env, FindCounters);
   exports["settle"] = Napi::Function::New(env, Settle);
+  exports["mountBpffs"] = Napi::Function::New(env, MountBpffs);
   exports["userName"] = Napi::Function::New(env, UserNameOf);
   exports["libbpfVersion"] = Session::LibbpfVersion();
   return exports;

@@ -8,7 +8,9 @@
 #include <linux/mount.h>
 #include <linux/perf_event.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -22,12 +24,19 @@
 #include <mutex>
 #include <set>
 
-#include "../bpf/execve_counter.h"
-
 namespace execve_counter {
 namespace {
 
 constexpr std::string_view kTracepointSection = "tracepoint/";
+
+// What is pinned for a program; see PIN_VERSION.
+const std::string kEnter = "enter_";
+const std::string kNext = "next_";
+const std::string kLink = "link_";
+
+bool IsForPins(std::string_view map) {
+  return map == STATE_MAP || map.substr(0, kNext.size()) == kNext;
+}
 
 // libbpf has one print callback for the whole process; the Session whose method
 // is running on this thread receives the message.
@@ -165,40 +174,137 @@ Session::~Session() = default;
 
 void Session::Load(const Plan& plan) {
   LogScope scope(*this);
+  plan_ = plan;
+  const bool pinned = !plan.pins.empty();
   bpf_program* program;
   bpf_object__for_each_program(program, object_.get()) {
     bpf_program__set_autoload(program, false);
   }
-  for (const std::string& name : plan.programs) {
-    program = bpf_object__find_program_by_name(object_.get(), name.c_str());
-    if (!program) throw Failure("load", ENOENT);
-    bpf_program__set_autoload(program, true);
+  bpf_map* map;
+  bpf_object__for_each_map(map, object_.get()) {
+    if (IsForPins(bpf_map__name(map))) bpf_map__set_autocreate(map, false);
   }
-  config config{};
-  config.command = plan.command;
-  config.user = plan.user;
-  config.container = plan.container;
-  config.cgroup_v1 = plan.cgroup_v1;
-  int error = bpf_map__set_initial_value(Map(CONFIG_MAP), &config, sizeof(config));
+  for (const std::string& name : plan.programs) {
+    bpf_program__set_autoload(Program(name), true);
+    if (!pinned) continue;
+    bpf_map__set_autocreate(Map(kNext + name), true);
+    if (!plan.adopt) bpf_program__set_autoload(Program(kEnter + name), true);
+  }
+  if (pinned) bpf_map__set_autocreate(Map(STATE_MAP), true);
+
+  int error = bpf_map__set_initial_value(Map(CONFIG_MAP), &plan.keys, sizeof(plan.keys));
   if (!error) error = bpf_map__set_max_entries(Map(EXECS_MAP), plan.rows);
-  if (!error) error = bpf_object__load(object_.get());
   if (error) throw Failure("load", -error);
+  if (plan.adopt) {
+    for (const std::string& name : PinnedMaps()) ReuseMap(Map(name));
+    for (const std::string& name : plan.programs) CheckEntry(name);
+  }
+  error = bpf_object__load(object_.get());
+  if (error) throw Failure("load", -error);
+
+  counters_fd_ = bpf_map__fd(Map(COUNTERS_MAP));
+  keys_.reset(new char[std::max<size_t>(MAX_COUNTERS * KEY_SIZE, plan.rows * sizeof(exec_key))]);
+  values_.reset(new uint64_t[std::max<size_t>(MAX_COUNTERS, plan.rows)]);
+  if (plan.adopt) return;
 
   const exec_key other = OTHER_KEY;
   const uint64_t zero = 0;
   if (bpf_map_update_elem(bpf_map__fd(Map(EXECS_MAP)), &other, &zero, BPF_ANY) < 0) {
     throw Failure("load", errno);
   }
-  counters_fd_ = bpf_map__fd(Map(COUNTERS_MAP));
-  rows_ = plan.rows;
-  keys_.reset(new char[std::max<size_t>(MAX_COUNTERS * KEY_SIZE, rows_ * sizeof(exec_key))]);
-  values_.reset(new uint64_t[std::max<size_t>(MAX_COUNTERS, rows_)]);
+  if (!pinned) return;
+  for (const std::string& name : PinnedMaps()) Pin(bpf_map__fd(Map(name)), name);
+  for (const std::string& name : plan.programs) {
+    const int fd = bpf_program__fd(Program(kEnter + name));
+    Pin(fd, kEnter + name);
+    entries_.emplace(name, Pinned(kEnter + name));
+  }
 }
 
-bpf_map* Session::Map(const char* name) {
-  bpf_map* map = bpf_object__find_map_by_name(object_.get(), name);
+std::vector<std::string> Session::PinnedMaps() {
+  std::vector<std::string> names = {COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, STATE_MAP};
+  for (const std::string& program : plan_.programs) names.push_back(kNext + program);
+  return names;
+}
+
+void Session::Pin(int fd, const std::string& name) {
+  if (bpf_obj_pin(fd, (plan_.pins + "/" + name).c_str()) < 0) throw Failure("pin " + name, errno);
+}
+
+Fd Session::Pinned(const std::string& name) {
+  Fd fd(bpf_obj_get((plan_.pins + "/" + name).c_str()));
+  if (!fd) throw Failure("pinned " + name, errno);
+  return fd;
+}
+
+// Takes a pinned map in the place of the one that would be made, if it is the same.
+void Session::ReuseMap(bpf_map* map) {
+  const std::string name = bpf_map__name(map);
+  const Fd pinned = Pinned(name);
+  bpf_map_info info{};
+  uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(pinned.get(), &info, &size) < 0 || info.type != bpf_map__type(map) ||
+      info.key_size != bpf_map__key_size(map) || info.value_size != bpf_map__value_size(map) ||
+      info.max_entries != bpf_map__max_entries(map) || info.map_flags != bpf_map__map_flags(map) ||
+      bpf_map__reuse_fd(map, pinned.get()) < 0) {
+    throw Failure("pinned " + name, EINVAL);
+  }
+}
+
+// What is pinned as the entry of a program must be a program of that name which calls
+// what is in the program's slot, and its link must be attached.
+void Session::CheckEntry(const std::string& name) {
+  Fd entry = Pinned(kEnter + name);
+  std::array<uint32_t, 8> maps{};
+  bpf_prog_info program{};
+  program.nr_map_ids = maps.size();
+  program.map_ids = reinterpret_cast<uintptr_t>(maps.data());
+  uint32_t size = sizeof(program);
+  if (bpf_obj_get_info_by_fd(entry.get(), &program, &size) < 0 ||
+      program.type != bpf_program__type(Program(kEnter + name)) ||
+      program.name != (kEnter + name).substr(0, sizeof(program.name) - 1) ||
+      std::find(maps.begin(), maps.end(), MapInfoOf(Pinned(kNext + name).get()).id) ==
+          maps.end()) {
+    throw Failure("pinned " + (kEnter + name), EINVAL);
+  }
+  const Fd link = Pinned(kLink + name);
+  bpf_link_info attached{};
+  size = sizeof(attached);
+  if (bpf_obj_get_info_by_fd(link.get(), &attached, &size) < 0 || attached.prog_id != program.id) {
+    throw Failure("pinned " + (kLink + name), EINVAL);
+  }
+  entries_.emplace(name, std::move(entry));
+}
+
+uint64_t Session::Begin(uint64_t now) {
+  if (plan_.pins.empty()) return now;
+  const uint32_t index = 0;
+  const int fd = bpf_map__fd(Map(STATE_MAP));
+  state state{};
+  if (plan_.adopt) {
+    if (bpf_map_lookup_elem(fd, &index, &state) < 0) throw Failure("pinned " STATE_MAP, errno);
+    // The rows would be keyed by other fields from now on.
+    if (memcmp(&state.keys, &plan_.keys, sizeof(config)) != 0) {
+      throw Failure("pinned " STATE_MAP, EINVAL);
+    }
+    return state.start_time;
+  }
+  state.start_time = now;
+  state.keys = plan_.keys;
+  if (bpf_map_update_elem(fd, &index, &state, BPF_ANY) < 0) throw Failure("pin " STATE_MAP, errno);
+  return now;
+}
+
+bpf_map* Session::Map(const std::string& name) {
+  bpf_map* map = bpf_object__find_map_by_name(object_.get(), name.c_str());
   if (!map) throw Failure("load", ENOENT);
   return map;
+}
+
+bpf_program* Session::Program(const std::string& name) {
+  bpf_program* program = bpf_object__find_program_by_name(object_.get(), name.c_str());
+  if (!program) throw Failure("load", ENOENT);
+  return program;
 }
 
 void Session::Adopt(uint32_t map_id) {
@@ -235,12 +341,21 @@ std::vector<uint32_t> Session::FindCounters() {
 
 void Session::Attach(const std::string& name) {
   LogScope scope(*this);
-  bpf_program* program = bpf_object__find_program_by_name(object_.get(), name.c_str());
   const std::string step = "attach " + name;
+  bpf_program* program = bpf_object__find_program_by_name(object_.get(), name.c_str());
   if (!program || bpf_program__fd(program) < 0) throw Failure(step, ENOENT);
   // The kernel would let some hooks run it twice, and count twice.
   if (links_.count(name)) throw Failure(step, EEXIST);
 
+  if (!plan_.pins.empty()) {
+    const uint32_t slot = 0;
+    const int fd = bpf_program__fd(program);
+    if (bpf_map_update_elem(bpf_map__fd(Map(kNext + name)), &slot, &fd, BPF_ANY) < 0) {
+      throw Failure(step, errno);
+    }
+    if (plan_.adopt) return;
+    program = Program(kEnter + name);
+  }
   const std::string_view section = bpf_program__section_name(program);
   bpf_link* link;
   if (section.substr(0, kTracepointSection.size()) == kTracepointSection) {
@@ -255,6 +370,7 @@ void Session::Attach(const std::string& name) {
     if (!link) throw Failure(step, errno);
   }
   links_.emplace(name, std::unique_ptr<bpf_link, int (*)(bpf_link*)>(link, bpf_link__destroy));
+  if (!plan_.pins.empty()) Pin(bpf_link__fd(link), kLink + name);
 }
 
 bool Session::ValidKey(std::string_view key) {
@@ -332,7 +448,7 @@ std::vector<std::pair<std::string, uint64_t>> Session::ReadCounters() {
 
 std::vector<Exec> Session::ReadExecs() {
   std::vector<Exec> execs;
-  const uint32_t count = ReadHash(bpf_map__fd(Map(EXECS_MAP)), rows_);
+  const uint32_t count = ReadHash(bpf_map__fd(Map(EXECS_MAP)), plan_.rows);
   execs.reserve(count);
   for (uint32_t i = 0; i < count; i++) {
     exec_key key;
@@ -352,8 +468,7 @@ std::vector<FailedCalls> Session::ReadFailures() {
     }
     for (uint32_t error = 1; error <= MAX_ERRNO; error++) {
       if (!row->by_errno[error]) continue;
-      failed.push_back(
-          {call == CALL_EXECVE ? "execve" : "execveat", error, row->by_errno[error]});
+      failed.push_back({call == CALL_EXECVE ? "execve" : "execveat", error, row->by_errno[error]});
     }
   }
   return failed;
@@ -361,15 +476,24 @@ std::vector<FailedCalls> Session::ReadFailures() {
 
 std::vector<ProgramInfo> Session::Programs() {
   std::vector<ProgramInfo> programs;
-  bpf_program* program;
-  bpf_object__for_each_program(program, object_.get()) {
-    const int fd = bpf_program__fd(program);
-    if (fd < 0) continue;  // not chosen
+  for (const std::string& name : plan_.programs) {
+    bpf_program* program = Program(name);
+    int fd = bpf_program__fd(program);
+    const auto entry = entries_.find(name);
+    if (entry != entries_.end()) {
+      // The kernel keeps the figures of what is attached.
+      fd = entry->second.get();
+      const uint32_t slot = 0;
+      uint32_t id;
+      if (bpf_map_lookup_elem(bpf_map__fd(Map(kNext + name)), &slot, &id) < 0) {
+        throw Failure("slot " + name, errno);
+      }
+    }
     bpf_prog_info info{};
     uint32_t size = sizeof(info);
     if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure("info", errno);
-    programs.push_back({bpf_program__name(program), bpf_program__section_name(program), info.id,
-                        info.run_cnt, info.run_time_ns, info.recursion_misses});
+    programs.push_back({name, bpf_program__section_name(program), info.id, info.run_cnt,
+                        info.run_time_ns, info.recursion_misses});
   }
   return programs;
 }
@@ -378,10 +502,23 @@ std::vector<MapInfo> Session::Maps() {
   std::vector<MapInfo> maps;
   bpf_map* map;
   bpf_object__for_each_map(map, object_.get()) {
+    if (bpf_map__fd(map) < 0) continue;  // for pins only
     const bpf_map_info info = MapInfoOf(bpf_map__fd(map));
     maps.push_back({bpf_map__name(map), info.id, info.max_entries});
   }
   return maps;
+}
+
+void Session::Lock(const std::string& directory) {
+  auto lock = std::make_unique<Fd>(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!*lock || flock(lock->get(), LOCK_EX | LOCK_NB) < 0) throw Failure("lock", errno);
+  lock_ = std::move(lock);
+}
+
+void Session::MountBpffs(const std::string& directory) {
+  if (mount("bpf", directory.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") < 0) {
+    throw Failure("mount", errno);
+  }
 }
 
 std::string Session::LibbpfVersion() {

@@ -25,6 +25,8 @@
 #include <utility>
 #include <vector>
 
+#include "../bpf/execve_counter.h"
+
 struct bpf_link;
 struct bpf_map;
 struct bpf_object;
@@ -39,6 +41,7 @@ struct Failure : std::exception {
 
   // What was being done: "open", "load", "attach count_exec", "tracefs",
   // "tracepoint", "perf_event", "find", "adopt", "lookup", "update", "delete",
+  // "lock", "mount", "pin <name>", "pinned <name>",
   // "settle", "read", "info".
   std::string step;
   // A positive errno.
@@ -52,6 +55,7 @@ class Fd {
   ~Fd();
   Fd(const Fd&) = delete;
   Fd& operator=(const Fd&) = delete;
+  Fd(Fd&& other) noexcept : fd_(other.release()) {}
   int get() const { return fd_; }
   int release() { return std::exchange(fd_, -1); }
   explicit operator bool() const { return fd_ >= 0; }
@@ -84,11 +88,11 @@ struct MapInfo {
 // What to load, and what `execs` is keyed by; see struct config in execve_counter.h.
 struct Plan {
   std::vector<std::string> programs;
-  bool command = false;
-  bool user = false;
-  bool container = false;
-  bool cgroup_v1 = false;
+  config keys{};      // which fields of exec_key to fill
   uint32_t rows = 2;  // that `execs` has room for, OTHER_KEY included; at least 2
+  // A directory in bpffs to pin everything in, so that it outlives the process.
+  std::string pins;
+  bool adopt = false;  // what is pinned there, rather than to pin anew
 };
 
 // A row of `execs`; what it is not keyed by is empty or 0.
@@ -114,16 +118,30 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   // Creates the maps, seeds OTHER_KEY, and loads the named programs, no others. Once only.
+  // With pins the maps are pinned, or are those that were; what is pinned and does not
+  // fit is a Failure of the step "pinned <name>".
   void Load(const Plan& plan);
+
+  // Since when the counts run, in ms since 1970: from `now` on, or, where they were
+  // adopted, what was said here first. To be called before Attach.
+  uint64_t Begin(uint64_t now);
 
   // Instead of Load: takes the map `execve_counter` with this id for the counters.
   // EINVAL where that is another kind of map.
   void Adopt(uint32_t map_id);
 
+  // Takes an advisory lock on a directory, for as long as the Session lives; EWOULDBLOCK
+  // where somebody has it.
+  void Lock(const std::string& directory);
+
+  // Mounts bpffs there, for everybody.
+  static void MountBpffs(const std::string& directory);
+
   // The ids of the maps `execve_counter` that loaded programs count in, in rising order.
   static std::vector<uint32_t> FindCounters();
 
-  // Adds one loaded program to its hook, once (EEXIST). A tracepoint's number is looked up in
+  // Adds one loaded program to its hook, once (EEXIST); where it is adopted, in the place of
+  // the one that was there, between two events. A tracepoint's number is looked up in
   // tracefs: where that is mounted, or else through a private mount that nobody
   // else sees and that is gone when the method returns.
   void Attach(const std::string& program);
@@ -156,7 +174,13 @@ class Session {
 
  private:
   class LogScope;
-  bpf_map* Map(const char* name);
+  void ReuseMap(bpf_map* map);
+  void CheckEntry(const std::string& program);
+  void Pin(int fd, const std::string& name);
+  Fd Pinned(const std::string& name);
+  std::vector<std::string> PinnedMaps();
+  bpf_program* Program(const std::string& name);
+  bpf_map* Map(const std::string& name);
   uint32_t ReadHash(int fd, uint32_t capacity);
 
   Log log_;
@@ -165,7 +189,9 @@ class Session {
   std::map<std::string, std::unique_ptr<bpf_link, int (*)(bpf_link*)>> links_;
   int counters_fd_ = -1;  // owned by object_, or by adopted_
   std::unique_ptr<Fd> adopted_;
-  uint32_t rows_ = 0;
+  std::unique_ptr<Fd> lock_;
+  Plan plan_;
+  std::map<std::string, Fd> entries_;  // what is attached, by the program it calls
   // Room to read the fullest map into.
   std::unique_ptr<char[]> keys_;
   std::unique_ptr<uint64_t[]> values_;

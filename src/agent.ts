@@ -49,12 +49,13 @@ export async function run(
   const kernel = openKernel({ ...options, log: log.debug });
   let web: Promise<Web> | undefined;
   let timer: NodeJS.Timeout | undefined;
+  let started = false;
   try {
     const { name, id } = kernel.countersMap;
     const what = new Intl.ListFormat("en-GB").format([
       ...(kernel.attempts ? ["attempts"] : []),
       ...(options.failures ? ["failures"] : []),
-      "successes",
+      "execs",
     ]);
     log.info(`${VERSION} counts ${what}; map ${name}, id ${id}`);
     warnOf(kernel, log);
@@ -62,6 +63,12 @@ export async function run(
     if (options.web) {
       web = startWeb(options.web, kernel, source, log);
       if ((await Promise.race([web, stop])) === undefined) return;
+    }
+    started = true;
+    if (options.pin !== undefined) {
+      const what = kernel.adopted ? "adopted what is pinned in" : "pinned in";
+      const since = kernel.startTime.toISOString();
+      log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs`);
     }
 
     const broken = new Promise<never>((_, reject) => {
@@ -87,7 +94,8 @@ export async function run(
     await Promise.race([stop, broken]);
   } finally {
     clearInterval(timer);
-    kernel.close();
+    if (started) kernel.close();
+    else kernel.discard();
     web?.then(
       (started) => started.close(),
       () => {}, // reported where it was awaited
@@ -110,7 +118,8 @@ function warnOf(kernel: Kernel, log: Log): void {
 /** Loads, attaches, reads once and returns what would run, as lines. */
 export function check(options: AgentOptions): string[] {
   const log = createLog(options.logLevel);
-  const kernel = openKernel({ ...options, log: log.debug });
+  // Not pinned, so that it can be asked beside a running meter.
+  const kernel = openKernel({ ...options, pin: undefined, log: log.debug });
   try {
     warnOf(kernel, log);
     const now = read(kernel);
@@ -121,6 +130,7 @@ export function check(options: AgentOptions): string[] {
         row("program", `${name}, id ${id}, attached to ${hook}`),
       ),
       ...kernel.maps.map(({ name, id }) => row("map", `${name}, id ${id}`)),
+      ...(options.pin === undefined ? [] : [row("pins", options.pin)]),
       ...[...now.watched.keys()].map((name) => row("watch", printable(name))),
       row("read", toJson(toPlain(now))),
       ...(options.web?.addresses ?? []).map(({ host, port }) =>

@@ -14,7 +14,8 @@ import {
   parseWatch,
 } from "./flags.ts";
 import { toJson } from "./json.ts";
-import { LABELS } from "./labels.ts";
+import { unpinKernel } from "./kernel.ts";
+import { LABELS, type Label } from "./labels.ts";
 import { createLog, LEVELS, type Level } from "./log.ts";
 import { npxGone } from "./npx.ts";
 import { type Format, printable } from "./printer.ts";
@@ -34,6 +35,7 @@ interface Flags {
   by: AgentOptions["by"];
   watch: string[];
   maxSeries: number;
+  pin?: string;
   "web.listenAddress": WebOptions["addresses"];
   "web.telemetryPath": string;
   web: boolean;
@@ -41,8 +43,15 @@ interface Flags {
   check?: true;
 }
 
+const PIN_DIRECTORY = "/sys/fs/bpf/execve-counter";
 const DEFAULT_ADDRESS = "127.0.0.1:11059";
 const DEFAULT_ADDRESSES = [parseListenAddress(DEFAULT_ADDRESS)];
+
+function logLevel(): Option {
+  return new Option("--log.level <level>", "debug includes libbpf's messages")
+    .choices(LEVELS)
+    .default("info");
+}
 
 const program = new Command("execve-counter")
   .description("Counts every program execution on this host, in the kernel, exactly.")
@@ -73,7 +82,10 @@ const runCommand = program
   .addOption(
     new Option("--by <labels>", `break execs down by any of ${LABELS.join(",")}`)
       .default([], "none")
-      .argParser(parseBy),
+      .argParser((text, before: readonly Label[]) => {
+        const labels = [...before, ...parseBy(text)];
+        return LABELS.filter((label) => labels.includes(label));
+      }),
   )
   .addOption(
     new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
@@ -84,6 +96,12 @@ const runCommand = program
     new Option("--max-series <n>", "rows that the breakdown has room for, 16 to 65536")
       .default(1024)
       .argParser(parseMaxSeries),
+  )
+  .addOption(
+    new Option(
+      "--pin [dir]",
+      `count on while the agent is away; in ${PIN_DIRECTORY} by default`,
+    ).preset(PIN_DIRECTORY),
   )
   .addOption(
     new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
@@ -99,16 +117,12 @@ const runCommand = program
       .argParser((text) => parseTelemetryPath(text, FIXED_PATHS)),
   )
   .option("--no-web", "no HTTP at all")
-  .addOption(
-    new Option("--log.level <level>", "debug includes libbpf's messages")
-      .choices(LEVELS)
-      .default("info"),
-  )
+  .addOption(logLevel())
   .option("--check", "load, attach, read once, print what would run, exit")
   .action(async (flags: Flags) => {
-    const { interval, output, attempts, failures = false, by, maxSeries, watch } = flags;
+    const { interval, output, attempts, failures = false, by, maxSeries, watch, pin } = flags;
     const options: AgentOptions = {
-      ...{ interval, output, attempts, failures, by, maxSeries, watch },
+      ...{ interval, output, attempts, failures, by, maxSeries, watch, pin },
       web: flags.web
         ? {
             addresses: flags["web.listenAddress"],
@@ -149,11 +163,7 @@ function watchSubcommand(name: string, description: string): Command {
         "of several meters the one whose first line names this map",
       ).argParser(parseMapId),
     )
-    .addOption(
-      new Option("--log.level <level>", "debug includes libbpf's messages")
-        .choices(LEVELS)
-        .default("info"),
-    );
+    .addOption(logLevel());
 }
 
 interface WatchFlags {
@@ -185,6 +195,19 @@ for (const [name, edit, description] of [
     );
 }
 
+program
+  .command("unpin")
+  .description("end what --pin left counting, and remove it")
+  .argument("[dir]", "where it is pinned", PIN_DIRECTORY)
+  .helpOption("-h, --help", "print this help")
+  .addOption(logLevel())
+  .action(async (directory: string, flags: { "log.level": Level }) => {
+    const log = createLog(flags["log.level"]);
+    const removed = unpinKernel(directory, log.debug);
+    if (removed.length === 0) log.info(`nothing is pinned in ${directory}`);
+    await print(removed.map((path) => `removed ${path}\n`).join(""));
+  });
+
 program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
 
 /** Writes to the end: a pipe may take it piece by piece. */
@@ -209,9 +232,13 @@ function stopSignal(): Promise<void> {
 function report(error: unknown): number {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return 0;
+    const taker = /too many arguments for '(run|watch)'/.exec(error.message)?.[1];
+    const stray = taker === "run" ? runCommand.args[0] : `watch ${watchCommand.args[0]}`;
     return report(
       new UserError(
-        error.message.replace(/^error: /, "").replaceAll("\n", " "),
+        taker
+          ? `there is no command ${stray}`
+          : error.message.replace(/^error: /, "").replaceAll("\n", " "),
         "see execve-counter --help",
         ExitCode.usage,
       ),

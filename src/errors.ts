@@ -91,6 +91,18 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
         );
       }
   }
+  if (step.startsWith("pinned ")) {
+    return failed(
+      `what is pinned as ${step.slice(7)} is not what this meter would pin (${code})`,
+      "start with the flags and the version that pinned it, or give its counts up: execve-counter unpin",
+    );
+  }
+  if (step.startsWith("pin link_") && code === "EINVAL") {
+    return unable(
+      `this kernel cannot pin the link of a tracepoint (${step}: ${code})`,
+      "use --attempts raw, whose links every kernel can pin; tracepoints' can be from Linux 5.15 on",
+    );
+  }
   if (code === "ENOSYS" && step === "perf_event") {
     return unable(
       `this kernel has no perf events (${step}: ${code})`,

@@ -9,6 +9,7 @@ import { getSystemErrorName } from "node:util";
 import { ExitCode, explain, UserError } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import type { Label } from "./labels.ts";
+import { preparePins, unpin } from "./pins.ts";
 import type { ProgramStats } from "./snapshot.ts";
 import { userNames } from "./users.ts";
 
@@ -34,8 +35,17 @@ export interface Session {
    * @param flags the labels to break execs down by, and "cgroup_v1" where the
    *   containers' cgroups are those of the pids controller
    * @param rows that the table of execs has room for; 2 by default
+   * @param pins the directory in bpffs to pin everything in; undefined for none
+   * @param adopt what is pinned there, rather than to pin anew
    */
-  load(programs: string[], flags?: string[], rows?: number): void;
+  load(programs: string[], flags?: string[], rows?: number, pins?: string, adopt?: boolean): void;
+  /** A lock on a directory for as long as the session is open. */
+  lock(directory: string): void;
+  /**
+   * Since when the counts run, in ms since 1970: `now`, or, where they are adopted, what
+   * was said at first. To be called before anything is attached.
+   */
+  begin(now: number): number;
   /** Takes another session's counters, by the map's id. */
   adopt(mapId: number): void;
   attach(program: string): void;
@@ -77,6 +87,8 @@ interface Addon {
   findCounters(): number[];
   /** Waits until every program has ended that runs now; see Session::Settle. */
   settle(): void;
+  /** Mounts bpffs, for everybody. */
+  mountBpffs(directory: string): void;
   /** The account's name, from NSS. */
   userName(uid: number): string | undefined;
   libbpfVersion: string;
@@ -93,6 +105,8 @@ export interface KernelOptions {
   maxSeries: number;
   /** Command names to count one by one. */
   watch: readonly string[];
+  /** A directory in bpffs to pin everything in; undefined to count only while it is open. */
+  pin: string | undefined;
   /** Receives libbpf's messages, a line each. */
   log: (line: string) => void;
 }
@@ -120,8 +134,12 @@ export interface Kernel {
   /** The account's name, or the number where it has none. */
   userName(uid: number): string;
   programs(): ProgramStats[];
-  /** Detaches and unloads everything. */
+  /** Whether the counts were pinned by another agent before. */
+  readonly adopted: boolean;
+  /** Detaches and unloads everything but what is pinned. */
   close(): void;
+  /** The same, and removes what was pinned by this start. */
+  discard(): void;
 }
 
 /**
@@ -177,12 +195,12 @@ export function openLiveCounters(
     if (id === undefined || !found.includes(id)) {
       const which = mapId === undefined ? "no meter is running" : `no meter has the map ${mapId}`;
       const others = found.length > 0 ? `choose one of --map ${found.join(", ")}` : undefined;
-      throw new UserError(which, others ?? "start one: sudo execve-counter", ExitCode.failed);
+      throw new UserError(which, others ?? "start one: sudo npx execve-counter", ExitCode.failed);
     }
     if (mapId === undefined && found.length > 1) {
       throw new UserError(
         `${found.length} meters are running`,
-        `choose one by the map that its first line names: --map ${found.join(" or ")}`,
+        `choose one by the map that its first line names: execve-counter watch list --map ${found.join(" or ")}`,
         ExitCode.failed,
       );
     }
@@ -258,15 +276,32 @@ function start(
   ];
   // Without labels there is one row, besides the one for what finds no room.
   const rows = by.length > 0 ? options.maxSeries : 2;
-  session.load(programs, [...by, ...(containersInVersion1() ? ["cgroup_v1"] : [])], rows);
-  for (const key of [
-    ...(attempts ? [EXECVE_KEY, EXECVEAT_KEY] : []),
-    ...options.watch.map(watchKey),
-  ]) {
-    session.insert(key);
+  const flags = [...by, ...(containersInVersion1() ? ["cgroup_v1"] : [])];
+  const pins =
+    options.pin === undefined
+      ? undefined
+      : preparePins(options.pin, programs, {
+          mountBpffs: addon.mountBpffs,
+          lock: (directory) => session.lock(directory),
+        });
+  let startTime: Date;
+  try {
+    session.load(programs, flags, rows, pins?.path, pins?.adopt);
+    startTime = new Date(session.begin(Date.now()));
+    // Keys that were there may just have been removed.
+    if (pins?.adopt) addon.settle();
+    for (const key of [
+      ...(attempts ? [EXECVE_KEY, EXECVEAT_KEY] : []),
+      ...options.watch.map(watchKey),
+    ]) {
+      session.insert(key);
+    }
+    for (const program of programs) session.attach(program);
+    pins?.commit();
+  } catch (error) {
+    pins?.discard();
+    throw error;
   }
-  const startTime = new Date();
-  for (const program of programs) session.attach(program);
 
   const maps = session.maps();
   const tracepointsReportMisses = reportsTracepointMisses(release());
@@ -292,8 +327,29 @@ function start(
             ? { ...program, misses: undefined }
             : program,
         ),
+    adopted: pins?.adopt ?? false,
     close: () => session.close(),
+    discard: () => {
+      pins?.discard();
+      session.close();
+    },
   };
+}
+
+/**
+ * Ends what is pinned and returns the paths that were removed.
+ *
+ * @throws UserError where that is not ours, or in use
+ */
+export function unpinKernel(directory: string, log: (line: string) => void): string[] {
+  return withSession(log, (session, addon) => {
+    const removed = unpin(directory, {
+      mountBpffs: addon.mountBpffs,
+      lock: (path) => session.lock(path),
+    });
+    session.close();
+    return removed;
+  });
 }
 
 /**

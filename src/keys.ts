@@ -1,10 +1,14 @@
 /**
- * The keys of the maps, as bpf/execve_counter.h defines them
+ * Names and keys of the maps, as bpf/execve_counter.h defines them
  * (a test compares the two).
  */
 
 export const COUNTERS_MAP = "execve_counter";
 export const EXECS_MAP = "execs";
+export const FAILURES_MAP = "failures";
+export const STATE_MAP = "state";
+/** The name of the directory with pins of this kind. */
+export const PIN_VERSION = "v1";
 export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";

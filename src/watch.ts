@@ -21,13 +21,25 @@ export function list(mapId: number | undefined, log: Log): Map<string, bigint> {
   }
 }
 
-/** Counts these names too, from 0; what is watched already keeps its count. */
+/**
+ * Counts these names too, from 0; what is watched already keeps its count.
+ *
+ * @throws UserError where there is no room for all of them; none is added then
+ */
 export function add(names: readonly string[], mapId: number | undefined, log: Log): Promise<void> {
   return edit(mapId, log, (counters) => {
     // Also for the sake of keys that somebody else has just removed.
     counters.settle();
-    for (const name of names) {
-      if (!counters.insert(watchKey(name))) log.info(`${name} is watched already`);
+    const added: string[] = [];
+    try {
+      for (const name of names) {
+        if (counters.insert(watchKey(name))) added.push(name);
+        else log.info(`${name} is watched already`);
+      }
+    } catch (error) {
+      for (const name of added) counters.remove(watchKey(name));
+      counters.settle();
+      throw error;
     }
   });
 }

@@ -5,7 +5,7 @@ import { readProjectFile } from "./support/files.ts";
 /** Who may import whom in src/; what is not named here may not be. */
 const ARROWS: Record<string, string[]> = {
   cli: [
-    ...["agent", "watch"],
+    ...["agent", "kernel", "watch"],
     ...["errors", "flags", "json", "labels", "log", "npx", "printer", "version"],
   ],
   agent: [
@@ -13,7 +13,8 @@ const ARROWS: Record<string, string[]> = {
     ...["snapshot", "errors", "json", "keys", "labels", "log", "version"],
   ],
   watch: ["kernel", "errors", "keys", "log"],
-  kernel: ["errors", "keys", "labels", "snapshot", "users"],
+  kernel: ["errors", "keys", "labels", "pins", "snapshot", "users"],
+  pins: ["errors", "keys"],
   reader: ["kernel", "errnos", "keys", "labels", "snapshot"],
   printer: ["json", "snapshot"],
   metrics: ["snapshot"],

@@ -4,8 +4,11 @@ import {
   EXECS_MAP,
   EXECVE_KEY,
   EXECVEAT_KEY,
+  FAILURES_MAP,
   MAX_COMMAND_BYTES,
   OTHER_UID,
+  PIN_VERSION,
+  STATE_MAP,
   watchedName,
   watchKey,
 } from "../src/keys.ts";
@@ -17,6 +20,9 @@ test("the keys are those of the ABI header", () => {
     new RegExp(`^#define ${name}\\s+"?([^"\\n]+?)"?$`, "m").exec(header)?.[1];
   expect(define("COUNTERS_MAP")).toBe(COUNTERS_MAP);
   expect(define("EXECS_MAP")).toBe(EXECS_MAP);
+  expect(define("FAILURES_MAP")).toBe(FAILURES_MAP);
+  expect(define("STATE_MAP")).toBe(STATE_MAP);
+  expect(define("PIN_VERSION")).toBe(PIN_VERSION);
   expect(define("OTHER_UID")).toMatch(/^\(\(unsigned int\)-1\)/);
   expect(new Uint32Array([-1])).toEqual(new Uint32Array([OTHER_UID]));
   expect(define("KEY_EXECVE")).toBe(EXECVE_KEY);

@@ -33,7 +33,9 @@ function kernel(by: readonly Label[], rows: Row[], changes: Partial<Kernel> = {}
     readFailures: () => undefined,
     userName: (uid) => (uid === 0 ? "root" : uid < 1000 ? "daemon" : `${uid}`),
     programs: () => [],
+    adopted: false,
     close: () => {},
+    discard: () => {},
     ...changes,
   };
 }

@@ -26,6 +26,7 @@ const OPTIONS: KernelOptions = {
   failures: true,
   by: ["command", "user", "container"],
   maxSeries: 16,
+  pin: undefined,
   watch: [],
   log: () => {},
 };
@@ -93,6 +94,7 @@ test("a stop while HTTP is still starting is a stop like any other", async () =>
     failures: false,
     by: [],
     maxSeries: 16,
+    pin: undefined,
     watch: [],
     // Takes a look-up that fails, later than the stop.
     web: { addresses: [{ host: "nonexistent.invalid", port: 0 }], telemetryPath: "/metrics" },

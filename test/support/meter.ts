@@ -125,10 +125,9 @@ export class Meter {
   stderr = "";
   readonly #exit: Promise<number | NodeJS.Signals>;
 
-  private constructor(args: readonly string[], options: SpawnOptions & { wrap?: string[] }) {
-    const { wrap = [], ...spawnOptions } = options;
-    const [command, ...rest] = [...wrap, process.execPath, CLI, ...args];
-    this.child = spawn(command as string, rest, { stdio: "pipe", ...spawnOptions });
+  private constructor(args: readonly string[], options: SpawnOptions & { cli?: string }) {
+    const { cli = CLI, ...spawnOptions } = options;
+    this.child = spawn(process.execPath, [cli, ...args], { stdio: "pipe", ...spawnOptions });
     this.pid = this.child.pid as number;
     this.child.stdout?.on("data", (data) => {
       this.stdout += data;

@@ -1,0 +1,348 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmdirSync,
+  rmSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { projectPath } from "../support/files.ts";
+import { Installation } from "../support/installation.ts";
+import {
+  BPFTOOL,
+  CLI,
+  inMountNamespace,
+  loadedBy,
+  Meter,
+  result,
+  STORM,
+  sample,
+  sh,
+  uniqueName,
+  until,
+  untilGone,
+} from "../support/meter.ts";
+
+let directory: string;
+let program: string;
+let mounted = false;
+let pins: string;
+let running: Meter[] = [];
+
+beforeAll(() => {
+  mounted = result("mountpoint", ["-q", "/sys/fs/bpf"]).status === 0;
+  if (!mounted) sh("mount", ["-t", "bpf", "bpf", "/sys/fs/bpf"]);
+  directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  program = uniqueName();
+  copyFileSync("/bin/true", join(directory, program));
+});
+
+beforeEach(() => {
+  pins = `/sys/fs/bpf/${uniqueName()}`;
+});
+
+afterEach(async () => {
+  for (const meter of running) await meter.stop("SIGKILL");
+  running = [];
+  // rm -r: what a test put there need not be what unpin takes for ours.
+  if (existsSync(pins)) sh("rm", ["-r", pins]);
+});
+
+afterAll(() => {
+  if (!mounted) sh("umount", ["/sys/fs/bpf"]);
+  rmSync(directory, { recursive: true });
+});
+
+const FLAGS = ["--failures", "--by", "command"];
+
+async function start(flags: readonly string[] = FLAGS, options = {}): Promise<Meter> {
+  const meter = await Meter.start(["--pin", pins, ...flags], options);
+  running.push(meter);
+  return meter;
+}
+
+/** What a start says that cannot be. */
+function refused(...flags: string[]): string {
+  const { status, stdout, stderr } = result(process.execPath, [
+    CLI,
+    ...["--pin", pins, "--web.listen-address", "127.0.0.1:0", ...flags],
+  ]);
+  expect({ status, stdout }).toEqual({ status: 1, stdout: "" });
+  expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
+  return stderr;
+}
+
+const unpin = () => result(process.execPath, [CLI, "unpin", pins]);
+
+/** Everything below a directory, by path. */
+function contents(path: string): string[] {
+  return readdirSync(path, { recursive: true, encoding: "utf8" }).sort();
+}
+
+async function counts(meter: Meter) {
+  const { attempts, execs_by = [], failures, start_time, watched } = await meter.counts();
+  return {
+    execveat: attempts?.execveat,
+    failed: failures?.execveat.ENOENT,
+    runs: execs_by.find(({ command }) => command === program)?.execs,
+    watched: watched[program],
+    start_time,
+  };
+}
+
+test("killed in the middle of a storm and started again, the meter has lost nothing", async () => {
+  const flags = [...FLAGS, "--watch", program];
+  const first = await start(flags);
+  const { start_time } = await counts(first);
+  const storms = [
+    spawn(STORM, ["execveat", "1", "3000000"]),
+    spawn(STORM, ["spawn", "1", "2000", join(directory, program)]),
+  ];
+  const ends = storms.map((storm) => once(storm, "exit"));
+  await sleep(300);
+  await first.stop("SIGKILL");
+  await sleep(300);
+  const second = await start(flags);
+  expect(second.stderr).toContain(`adopted what is pinned in ${pins}`);
+  await sleep(300);
+  expect(await second.stop("SIGTERM")).toBe(0); // which does not end the counting either
+  for (const [status] of await Promise.all(ends)) expect(status).toBe(0);
+
+  const third = await start(FLAGS); // watching is pinned too
+  const expected = {
+    execveat: 3_000_000,
+    failed: 3_000_000,
+    runs: 2000,
+    watched: 2000,
+    start_time,
+  };
+  expect(await counts(third)).toEqual(expected);
+  const seconds = sample(await third.metrics(), "execve_counter_start_time_seconds");
+  expect(seconds).toBe(Date.parse(start_time) / 1000);
+});
+
+test.each([["tracepoint"], ["raw"]])(
+  "builds of different programs take turns in a storm by --attempts %s, and none is lost or counted twice",
+  async (attempts) => {
+    const flags = [...FLAGS, "--attempts", attempts];
+    const other = new Installation();
+    try {
+      copyFileSync(projectPath("build/test/other.bpf.o"), other.path("dist/execve_counter.bpf.o"));
+      await (await start(flags)).stop();
+      const storm = spawn(STORM, ["execveat", "2", "3000000"]);
+      const starts = spawn(STORM, ["spawn", "1", "3000", join(directory, program)]);
+      const ends = [once(storm, "exit"), once(starts, "exit")];
+      const tags = new Set<string>();
+      let turns = 0;
+      while (storm.exitCode === null || starts.exitCode === null) {
+        const cli = turns++ % 2 === 0 ? other.cli : CLI;
+        const meter = await start(flags, { cli });
+        for (const id of loadedBy(meter.pid).prog) {
+          const { name, tag } = JSON.parse(sh(BPFTOOL, ["-j", "prog", "show", "id", `${id}`]));
+          if (name === "count_exec") tags.add(tag);
+        }
+        await meter.stop("SIGKILL");
+      }
+      for (const [status] of await Promise.all(ends)) expect(status).toBe(0);
+      expect(turns).toBeGreaterThanOrEqual(2);
+      expect(tags.size).toBe(2);
+      const { execveat, failed, runs } = await counts(await start(flags));
+      expect({ execveat, failed, runs }).toEqual({
+        ...{ execveat: 6_000_000, failed: 6_000_000, runs: 3000 },
+      });
+    } finally {
+      other.remove();
+    }
+  },
+);
+
+test("what is pinned is root's alone, and unpin removes it and says what", async () => {
+  const meter = await start();
+  const loaded = loadedBy(meter.pid);
+  expect(sh("find", [pins, "-perm", "/077"])).toBe("");
+  const busy = unpin();
+  expect(busy.status).toBe(1);
+  expect(busy.stderr).toContain(`another execve-counter uses the pins in ${pins}`);
+  await meter.stop();
+  const paths = contents(pins).map((path) => join(pins, path));
+  const { status, stdout } = unpin();
+  expect(status).toBe(0);
+  expect(stdout.trimEnd().split("\n").sort()).toEqual(
+    [...paths, pins].map((path) => `removed ${path}`).sort(),
+  );
+  expect(existsSync(pins)).toBe(false);
+  await untilGone(loaded);
+  const again = unpin();
+  expect(again.status).toBe(0);
+  expect(again.stderr).toContain(`nothing is pinned in ${pins}`);
+});
+
+test("a second agent on the same pins is refused, and the first goes on", async () => {
+  const meter = await start();
+  expect(refused(...FLAGS)).toContain(`another execve-counter uses the pins in ${pins}`);
+  sh(STORM, ["spawn", "1", "23", join(directory, program)]);
+  expect((await counts(meter)).runs).toBe(23);
+});
+
+test.each([
+  ["other labels", ["--failures", "--by", "user"]],
+  ["no labels", ["--failures"]],
+  ["another size", [...FLAGS, "--max-series", "16"]],
+  ["no failures", ["--by", "command"]],
+  ["another hook", [...FLAGS, "--attempts", "raw"]],
+  ["no attempts", [...FLAGS, "--attempts", "off"]],
+])("what was pinned with other flags is not adopted: %s", async (_, flags) => {
+  await (await start()).stop();
+  const before = contents(pins);
+  expect(refused(...flags)).toContain(`execve-counter unpin`);
+  expect(contents(pins)).toEqual(before);
+  sh(STORM, ["spawn", "1", "23", join(directory, program)]);
+  expect((await counts(await start())).runs).toBe(23);
+});
+
+test.each([
+  ["unfinished", "is half-written"],
+  ["v2", "was pinned by another version"],
+  ["something", "is not ours"],
+])("beside %s nothing is pinned, and it stays", (name, why) => {
+  mkdirSync(pins, { mode: 0o700 });
+  mkdirSync(join(pins, name));
+  expect(refused()).toContain(`${join(pins, name)} ${why}`);
+  expect(contents(pins)).toEqual([name]);
+});
+
+test("a pinned map of another kind is not adopted, whatever it is called", async () => {
+  await (await start()).stop();
+  for (const [name, type, key, value, entries] of [
+    ["execve_counter", "hash", 64, 8, 10],
+    ["execve_counter", "lru_hash", 64, 8, 4096],
+    ["execs", "hash", 52, 4, 1024],
+    ["next_count_exec", "array", 4, 4, 1],
+  ]) {
+    const path = join(pins, "v1", `${name}`);
+    sh("mv", [path, join(pins, "v1", "aside")]);
+    const shape = ["type", type, "key", key, "value", value, "entries", entries, "name", "execs"];
+    sh(BPFTOOL, ["map", "create", path, ...shape.map(String)]);
+    inItsPlace(path, () => {
+      expect(refused(...FLAGS)).toMatch(
+        /is not what this meter would pin|was pinned with other flags/,
+      );
+    });
+  }
+  await start();
+
+  function inItsPlace(path: string, check: () => void): void {
+    const kept = `/sys/fs/bpf/${uniqueName()}`;
+    sh("mv", [join(pins, "v1", "aside"), kept]);
+    try {
+      check();
+    } finally {
+      rmSync(path);
+      sh("mv", [kept, path]);
+    }
+  }
+});
+
+test("an entry that calls another program's slot is not adopted", async () => {
+  await (await start()).stop();
+  const [one, two] = ["enter_count_execve", "enter_count_execveat"].map((name) =>
+    join(pins, "v1", name),
+  ) as [string, string];
+  sh("mv", [one, `${pins}-x`]);
+  sh("mv", [two, one]);
+  sh("mv", [`${pins}-x`, two]);
+  expect(refused(...FLAGS)).toContain("enter_count_execve is not what this meter would pin");
+});
+
+test("a directory that others can change is not used", () => {
+  mkdirSync(pins);
+  chmodSync(pins, 0o755);
+  expect(refused()).toContain(`${pins} is not private`);
+  expect(contents(pins)).toEqual([]);
+});
+
+test("a directory that is no bpffs is refused", () => {
+  pins = join(directory, "pins");
+  expect(refused()).toContain("is not in a bpffs");
+  expect(existsSync(pins)).toBe(false);
+});
+
+test("root mounts bpffs where it is not, and others are told how", () => {
+  const script = 'umount -q -R /sys/fs/bpf; "$0" "$@" & sleep 2; kill -INT $!; wait $!; ls $PINS';
+  const [unshare = "", ...words] = inMountNamespace(script);
+  const env = { ...process.env, PINS: pins };
+  const { status, stdout } = result(
+    unshare,
+    [...words, process.execPath, CLI, "--pin", pins, "--no-web"],
+    { env },
+  );
+  expect(status).toBe(0);
+  expect(stdout.trimEnd().split("\n").at(-1)).toBe("v1");
+});
+
+test("a start that fails pins nothing, and neither does --check", async () => {
+  const first = await Meter.start();
+  running.push(first);
+  const { host } = new URL(first.origin);
+  const { status } = result(process.execPath, [
+    CLI,
+    ...["--pin", pins, "--web.listen-address", host],
+  ]);
+  expect(status).toBe(1);
+  expect(existsSync(pins)).toBe(false);
+  const check = result(process.execPath, [CLI, "--check", "--pin", pins]);
+  expect(check.status).toBe(0);
+  expect(check.stdout).toContain(pins);
+  expect(existsSync(pins)).toBe(false);
+});
+
+test("killed at any moment of its first start, it leaves what the next can use or unpin removes", async () => {
+  for (let delay = 150; delay <= 400; delay += 25) {
+    const args = [CLI, "--pin", pins, "--no-web", ...FLAGS];
+    const child = spawn(process.execPath, args, { stdio: "ignore" });
+    await sleep(delay);
+    child.kill("SIGKILL");
+    await once(child, "exit");
+    if (!existsSync(pins)) continue;
+    if (existsSync(join(pins, "unfinished"))) {
+      expect(refused(...FLAGS)).toContain("is half-written");
+    } else if (existsSync(join(pins, "v1"))) {
+      await (await start()).stop();
+    }
+    expect(unpin().status).toBe(0);
+    expect(existsSync(pins)).toBe(false);
+  }
+});
+
+test("an emptied slot is a failed read, said everywhere", async () => {
+  const meter = await start();
+  const slot = join(pins, "v1/next_count_exec");
+  sh(BPFTOOL, ["map", "delete", "pinned", slot, "key", "0", "0", "0", "0"]);
+  expect((await meter.get("/readyz")).status).toBe(503);
+  await until("a word", () => meter.stderr.includes("slot count_exec"));
+  await meter.stop();
+  // The next start fills it again.
+  const next = await start();
+  expect((await next.get("/readyz")).status).toBe(200);
+});
+
+test("unpin touches nothing where something is not ours", async () => {
+  await (await start()).stop();
+  const foreign = join(pins, "v1/foreign");
+  mkdirSync(foreign);
+  const before = contents(pins);
+  const { status, stderr } = unpin();
+  expect(status).toBe(1);
+  expect(stderr).toContain(`${foreign} is not ours, so nothing was removed`);
+  expect(contents(pins)).toEqual(before);
+  rmdirSync(foreign);
+  expect(unpin().status).toBe(0);
+});
