@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test check format bench clean
+.PHONY: help deps packages build run test test-vm check format bench clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -20,6 +20,7 @@ RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
 	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
+	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring) \
 	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
 	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
 
@@ -47,6 +48,7 @@ BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Werror -Ibpf \
 help:
 	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
 	@echo 'make test   the same, and run every test'
+	@echo 'make test-vm  boot other kernels, and see what is exact there (KERNELS=bullseye,sid: these only)'
 	@echo 'make deps   install what is missing'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types'
@@ -67,6 +69,11 @@ run: build
 test: build $(TEST_TOOLS)
 	$(Q)$(NODE) $(VITEST) --project unit
 	$(call as_root,$(NODE) $(VITEST) --project kernel)
+
+test-vm: build $(addprefix $(TOOLS)/,storm tiny)
+	$(note) PACK initrd
+	$(Q)test/vm/make-initrd.sh $(TOOLS)/initrd.gz
+	$(Q)$(NODE) $(VITEST) --project vm
 
 check: build
 	$(note) CHECK 'formatter and linter'

@@ -45,7 +45,8 @@ struct found {
 /*
  * By the cgroup's serial number, modulo the size: to walk up the hierarchy costs a
  * microsecond, to look here hardly anything. One for each CPU, because then nobody
- * writes to an entry while it is read: no CPU runs a program while it runs it.
+ * writes to an entry while it is read: no CPU begins a program that it is in the
+ * middle of. (Where it would, from Linux 7 on, it counts the run as missed.)
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -61,7 +62,7 @@ struct {
 	__type(value, struct state);
 } state SEC(".maps");
 
-/* In the object's own words: frozen when it is loaded, so what is not chosen costs nothing. */
+/* Frozen when the object is loaded: what is not chosen takes no time. */
 const volatile struct config config SEC(CONFIG_MAP);
 
 /*
@@ -380,13 +381,15 @@ int BPF_PROG(count_exec, struct task_struct *task)
 		__u64 words[KEY_SIZE / 8];
 	} watched = {KEY_WATCH_PREFIX};
 	struct exec_key key __attribute__((aligned(8))) = {};
+	const struct cred *cred = task->cred;
 
 	if (config.command)
 		__builtin_memcpy(key.command, command, COMM_SIZE);
 	if (config.container)
 		set_container(task, key.container);
-	if (config.user)
-		key.uid = task->cred->uid.val;
+	/* Never NULL, but to the verifier it may be, on kernels built by clang. */
+	if (config.user && cred)
+		key.uid = cred->uid.val;
 
 	_Static_assert(sizeof(KEY_WATCH_PREFIX) - 1 == 5, "the shifts below move by five bytes");
 	watched.words[0] |= command[0] << 40;

@@ -43,7 +43,8 @@
  *
  * The kernel inserts a row when it is first needed and nobody ever removes one.
  * User space seeds one row, OTHER_KEY, which counts what finds no room: so the sum
- * over all rows is the number of programs started, at every moment.
+ * over all rows, with the runs of count_exec that the kernel skipped, is the number
+ * of programs started, at every moment.
  */
 #define EXECS_MAP      "execs"
 #define CONTAINER_SIZE 32

@@ -19,6 +19,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -414,7 +415,9 @@ void MountBpffs(const Napi::CallbackInfo& info) {
 // userName(uid: number): string | undefined
 Napi::Value UserNameOf(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const auto name = UserName(U32Argument(info, 0, "uid", 0));
+  const uint32_t uid = U32Argument(info, 0, "uid", 0);
+  std::optional<std::string> name;
+  Try(env, [&] { name = UserName(uid); });
   return name ? Napi::String::New(env, *name) : env.Undefined();
 }
 

@@ -263,8 +263,7 @@ void Session::CheckEntry(const std::string& name) {
   if (bpf_obj_get_info_by_fd(entry.get(), &program, &size) < 0 ||
       program.type != bpf_program__type(Program(kEnter + name)) ||
       program.name != (kEnter + name).substr(0, sizeof(program.name) - 1) ||
-      std::find(maps.begin(), maps.end(), MapInfoOf(Pinned(kNext + name).get()).id) ==
-          maps.end()) {
+      std::find(maps.begin(), maps.end(), MapInfoOf(Pinned(kNext + name).get()).id) == maps.end()) {
     throw Failure("pinned " + (kEnter + name), EINVAL);
   }
   const Fd link = Pinned(kLink + name);
@@ -509,8 +508,10 @@ std::vector<MapInfo> Session::Maps() {
   return maps;
 }
 
-void Session::Lock(const std::string& directory) {
-  auto lock = std::make_unique<Fd>(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+void Session::Lock(const std::string& path) {
+  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW;
+  auto lock = std::make_unique<Fd>(open(path.c_str(), kFlags));
+  if (!*lock) lock = std::make_unique<Fd>(open(path.c_str(), kFlags | O_CREAT, 0600));
   if (!*lock || flock(lock->get(), LOCK_EX | LOCK_NB) < 0) throw Failure("lock", errno);
   lock_ = std::move(lock);
 }

@@ -130,9 +130,9 @@ class Session {
   // EINVAL where that is another kind of map.
   void Adopt(uint32_t map_id);
 
-  // Takes an advisory lock on a directory, for as long as the Session lives; EWOULDBLOCK
-  // where somebody has it.
-  void Lock(const std::string& directory);
+  // Takes an advisory lock on a directory, or on a file that is made where it is not, for
+  // as long as the Session lives; EWOULDBLOCK where somebody has it.
+  void Lock(const std::string& path);
 
   // Mounts bpffs there, for everybody.
   static void MountBpffs(const std::string& directory);
@@ -154,7 +154,7 @@ class Session {
   std::optional<uint64_t> Lookup(std::string_view key);
   bool Remove(std::string_view key);  // false: there was no such key
 
-  // Waits until every program has ended that runs at this moment, some milliseconds.
+  // Waits until every program has ended that runs at this moment: milliseconds, mostly.
   // The kernel reuses a removed element at once, and a program that found it before
   // would add to the key that comes after: settle between a Remove and the next Insert.
   static void Settle();

@@ -11,7 +11,8 @@ namespace execve_counter {
 
 // The account's name by getpwuid_r(3), that is, from /etc/passwd or wherever
 // /etc/nsswitch.conf sends: a look-up in a directory service may take its time.
-// Nothing where there is no such account, or where nobody can tell.
+// Nothing where there is no such account; throws Failure of the step "user" where
+// nobody can tell.
 std::optional<std::string> UserName(uid_t uid);
 
 }  // namespace execve_counter

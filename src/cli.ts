@@ -191,7 +191,7 @@ for (const [name, edit, description] of [
   watchSubcommand(name, description)
     .argument("<name...>", "command names")
     .action((names: string[], flags: WatchFlags) =>
-      edit(names.flatMap(parseWatch), flags.map, createLog(flags["log.level"])),
+      edit([...new Set(names.flatMap(parseWatch))], flags.map, createLog(flags["log.level"])),
     );
 }
 

@@ -30,6 +30,8 @@ export interface KernelFailure {
   code: string;
   /** The line of libbpf's messages that tells most, where there is one. */
   detail: string | undefined;
+  /** Whether the verifier has read the program, and refused it. */
+  verdict?: boolean;
 }
 
 /** What is known about the machine at the moment of the failure. */
@@ -118,7 +120,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   if (isDenied(code) && (step === "find" || step === "adopt")) {
     return unable(`not permitted to look for the running meter (${step}: ${code})`, ROOT_FINDS);
   }
-  if (isDenied(code)) {
+  if (isDenied(code) && !failure.verdict) {
     const needed = CAP_BPF | CAP_PERFMON;
     const capable =
       (here.capabilities & CAP_SYS_ADMIN) !== 0n || (here.capabilities & needed) === needed;

@@ -3,7 +3,7 @@
  * here is synchronous; reading takes microseconds.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { release } from "node:os";
+import { constants, release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { ExitCode, explain, UserError } from "./errors.ts";
@@ -39,8 +39,8 @@ export interface Session {
    * @param adopt what is pinned there, rather than to pin anew
    */
   load(programs: string[], flags?: string[], rows?: number, pins?: string, adopt?: boolean): void;
-  /** A lock on a directory for as long as the session is open. */
-  lock(directory: string): void;
+  /** A lock on a file or directory for as long as the session is open; EWOULDBLOCK. */
+  lock(path: string): void;
   /**
    * Since when the counts run, in ms since 1970: `now`, or, where they are adopted, what
    * was said at first. To be called before anything is attached.
@@ -89,7 +89,7 @@ interface Addon {
   settle(): void;
   /** Mounts bpffs, for everybody. */
   mountBpffs(directory: string): void;
-  /** The account's name, from NSS. */
+  /** The account's name, from NSS; throws a NativeError where nobody can tell. */
   userName(uid: number): string | undefined;
   libbpfVersion: string;
 }
@@ -169,6 +169,8 @@ export function openKernel(options: KernelOptions): Kernel {
 /** The counters of a meter that runs in another process. */
 export interface LiveCounters {
   readonly mapId: number;
+  /** Locks a file that all who edit use, until this is closed; false where another has it. */
+  lock(path: string): boolean;
   read(): [key: string, value: bigint][];
   /** Waits until no program can add any more to a key that is gone by now. */
   settle(): void;
@@ -205,14 +207,19 @@ export function openLiveCounters(
       );
     }
     session.adopt(id);
-    const call =
-      <Result>(work: () => Result) =>
-      () =>
-        translated([], work);
     return {
       mapId: id,
-      read: call(() => session.readCounters()),
-      settle: call(() => addon.settle()),
+      lock: (path) => {
+        try {
+          session.lock(path);
+          return true;
+        } catch (error) {
+          if (isNativeError(error) && error.errno === constants.errno.EWOULDBLOCK) return false;
+          throw isNativeError(error) ? translate(error, []) : error;
+        }
+      },
+      read: () => translated([], () => session.readCounters()),
+      settle: () => translated([], () => addon.settle()),
       insert: (key) => translated([], () => session.insert(key)),
       remove: (key) => translated([], () => session.remove(key)),
       close: () => session.close(),
@@ -393,8 +400,16 @@ function isNativeError(error: unknown): error is NativeError {
 }
 
 function translate(error: NativeError, complaints: readonly string[]): UserError {
+  const verdict = verdictOf(complaints);
+  // libbpf complains of the limit on locked memory whenever bpf(2) is refused.
+  const first = complaints.find((line) => !line.includes("RLIMIT_MEMLOCK"));
   const explained = explain(
-    { step: error.step, code: getSystemErrorName(-error.errno), detail: tellingLine(complaints) },
+    {
+      step: error.step,
+      code: getSystemErrorName(-error.errno),
+      detail: (verdict ?? first)?.replace(/^libbpf: /, ""),
+      verdict: verdict !== undefined,
+    },
     {
       capabilities: effectiveCapabilities(),
       btf: existsSync("/sys/kernel/btf/vmlinux"),
@@ -405,15 +420,12 @@ function translate(error: NativeError, complaints: readonly string[]): UserError
   return explained;
 }
 
-/** Of libbpf's complaints the one that says why: the verifier's last word, or else the first. */
-function tellingLine(complaints: readonly string[]): string | undefined {
+/** The verifier's last word among libbpf's complaints, where it has spoken. */
+function verdictOf(complaints: readonly string[]): string | undefined {
   const end = complaints.findIndex((line) => line.includes("-- END PROG LOAD LOG --"));
-  const verdict = complaints
+  return complaints
     .slice(0, Math.max(end, 0))
     .findLast((line) => !/^($|processed \d+ insns|verification time|stack depth)/.test(line));
-  // libbpf complains of the limit on locked memory whenever bpf(2) is refused.
-  const first = complaints.find((line) => !line.includes("RLIMIT_MEMLOCK"));
-  return (verdict ?? first)?.replace(/^libbpf: /, "");
 }
 
 function effectiveCapabilities(): bigint {

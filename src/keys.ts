@@ -28,3 +28,16 @@ export function watchKey(name: string): string {
 export function watchedName(key: string): string | undefined {
   return key.startsWith(WATCH_PREFIX) ? key.slice(WATCH_PREFIX.length) : undefined;
 }
+
+/**
+ * The counts of the watched names among the counters. Names that are no UTF-8 can look the
+ * same once decoded: those are one.
+ */
+export function watchedCounts(counters: Iterable<[key: string, count: bigint]>) {
+  const watched = new Map<string, bigint>();
+  for (const [key, count] of counters) {
+    const name = watchedName(key);
+    if (name !== undefined) watched.set(name, (watched.get(name) ?? 0n) + count);
+  }
+  return watched;
+}

@@ -7,7 +7,7 @@ import {
   EXECVE_KEY,
   EXECVEAT_KEY,
   OTHER_UID,
-  watchedName,
+  watchedCounts,
 } from "./keys.ts";
 import { OTHER } from "./labels.ts";
 import type { ExecsRow, FailureCounts, Snapshot } from "./snapshot.ts";
@@ -29,13 +29,9 @@ export function read(kernel: Kernel): Snapshot {
   if (!execs.uids.includes(OTHER_UID)) {
     throw new Error(`the row of all others is gone from the map ${EXECS_MAP}`);
   }
-  const watched = new Map<string, bigint>();
-  for (const [key, value] of counters) {
-    const name = watchedName(key);
-    // Names that are no UTF-8 can look the same once decoded: those are one then.
-    if (name !== undefined) watched.set(name, (watched.get(name) ?? 0n) + value);
-  }
-  let total = 0n;
+  // What the kernel skipped was an exec too, though of nobody knows whom.
+  const skipped = programs.find(({ name }) => name === "count_exec")?.misses ?? 0n;
+  let total = skipped;
   for (const count of execs.counts) total += count;
   return {
     time,
@@ -47,9 +43,10 @@ export function read(kernel: Kernel): Snapshot {
     missed: programs.find(({ name }) => name === kernel.headlineProgram)?.misses,
     execs: total,
     by: kernel.by,
-    execsBy: kernel.by.length > 0 ? breakdown(execs, kernel) : [{ labels: {}, count: total }],
+    execsBy:
+      kernel.by.length > 0 ? breakdown(execs, skipped, kernel) : [{ labels: {}, count: total }],
     failures: failures && byErrno(failures),
-    watched,
+    watched: watchedCounts(counters),
     programs,
     tables: [
       { name: COUNTERS_MAP, entries: counters.length, capacity: kernel.countersMap.capacity },
@@ -61,8 +58,8 @@ export function read(kernel: Kernel): Snapshot {
   };
 }
 
-/** The rows with their labels' values as they are shown. */
-function breakdown(execs: Execs, kernel: Kernel): ExecsRow[] {
+/** The rows with their labels' values as they are shown; all others have the skipped ones. */
+function breakdown(execs: Execs, skipped: bigint, kernel: Kernel): ExecsRow[] {
   const [byCommand, byUser, byContainer] = (["command", "user", "container"] as const).map(
     (label) => kernel.by.includes(label),
   );
@@ -87,7 +84,7 @@ function breakdown(execs: Execs, kernel: Kernel): ExecsRow[] {
       labels.user = name;
     }
     if (byContainer) labels.container = other ? OTHER : (execs.containers[i] as string);
-    rows.push({ labels, count: execs.counts[i] as bigint });
+    rows.push({ labels, count: (execs.counts[i] as bigint) + (other ? skipped : 0n) });
   }
   alike ||= new Set(names.values()).size < names.size;
   return alike ? merged(rows) : rows;

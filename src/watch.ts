@@ -1,21 +1,17 @@
 /** The list of watched commands of a meter that runs in another process. */
-import { createServer, type Server } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ExitCode, UserError } from "./errors.ts";
 import { type LiveCounters, openLiveCounters } from "./kernel.ts";
-import { watchedName, watchKey } from "./keys.ts";
+import { watchedCounts, watchKey } from "./keys.ts";
 import type { Log } from "./log.ts";
+
+const LOCK = "/run/execve-counter.lock";
 
 /** Programs started, by watched name. */
 export function list(mapId: number | undefined, log: Log): Map<string, bigint> {
   const counters = openLiveCounters(mapId, log.debug);
   try {
-    const watched = new Map<string, bigint>();
-    for (const [key, count] of counters.read()) {
-      const name = watchedName(key);
-      if (name !== undefined) watched.set(name, (watched.get(name) ?? 0n) + count);
-    }
-    return watched;
+    return watchedCounts(counters.read());
   } finally {
     counters.close();
   }
@@ -74,32 +70,19 @@ async function edit(
   work: (counters: LiveCounters) => void,
 ): Promise<void> {
   const counters = openLiveCounters(mapId, log.debug);
-  let lock: Server | undefined;
   try {
-    lock = await take(`\0execve-counter/${counters.mapId}`);
+    for (let attempt = 0; !counters.lock(LOCK); attempt++) {
+      if (attempt === 500) {
+        throw new UserError(
+          "another process has been editing the watch list for ten seconds",
+          `end the one that holds ${LOCK}, and try again`,
+          ExitCode.failed,
+        );
+      }
+      await sleep(20);
+    }
     work(counters);
   } finally {
-    lock?.close();
     counters.close();
   }
-}
-
-/** A lock that ends with the process: an abstract socket, which one process at a time can have. */
-async function take(name: string): Promise<Server> {
-  for (let attempt = 0; attempt < 500; attempt++) {
-    const lock = await new Promise<Server | undefined>((resolve, reject) => {
-      const server = createServer();
-      server.once("error", (error: NodeJS.ErrnoException) =>
-        error.code === "EADDRINUSE" ? resolve(undefined) : reject(error),
-      );
-      server.listen(name, () => resolve(server));
-    });
-    if (lock) return lock;
-    await sleep(20);
-  }
-  throw new UserError(
-    "another process has been editing the watch list for ten seconds",
-    "end that process (ss -xlp | grep execve-counter names it), and try again",
-    ExitCode.failed,
-  );
 }

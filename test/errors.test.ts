@@ -34,6 +34,14 @@ test.each([
   expect(error.message + error.remedy).not.toContain("\n");
 });
 
+test("what the verifier refuses with EACCES is no want of privileges", () => {
+  const failure = { step: "load", code: "EACCES", detail: "R1 invalid mem access", verdict: true };
+  const error = explain(failure, ROOT);
+  expect(error.message).toBe(
+    "the kernel refuses the program (load: EACCES: R1 invalid mem access)",
+  );
+});
+
 test("what libbpf said is part of the line", () => {
   const error = explain({ step: "load", code: "EINVAL", detail: "invalid mem access" }, ROOT);
   expect(error.message).toContain("invalid mem access");

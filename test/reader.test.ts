@@ -78,6 +78,14 @@ test("a count is exact beyond 2^53, and names are asked for only where they are 
   expect(read(kernel(["command"], rows, { userName: never })).execs).toBe(2n ** 63n + 5n);
 });
 
+test("execs that the kernel skipped are in the total, and in the row of all others", () => {
+  const count_exec = { name: "count_exec", hook: "", id: 1, runCount: 0n, runTime: 0n, misses: 4n };
+  const rows: Row[] = [["sh", 0, "", 2n], OTHER];
+  const { execs, execsBy } = read(kernel(["command"], rows, { programs: () => [count_exec] }));
+  expect(execs).toBe(11n);
+  expect(execsBy.map(({ count }) => count)).toEqual([2n, 9n]);
+});
+
 test("it is an error when a key or the row of all others is gone", () => {
   expect(() => read(kernel(["user"], [["sh", 0, "", 2n]]))).toThrow("gone from the map execs");
   const gone = { readCounters: (): [string, bigint][] => [["execve_counter", 1n]] };

@@ -19,6 +19,14 @@ export default defineConfig({
           hookTimeout: 120_000,
         },
       },
+      {
+        root,
+        test: {
+          name: "vm",
+          include: ["test/vm/*.test.ts"],
+          testTimeout: 400_000,
+        },
+      },
     ],
   },
 });

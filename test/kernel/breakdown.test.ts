@@ -115,7 +115,7 @@ test("that the table is full is said once", async () => {
   }
 });
 
-test("two CPUs that make the same rows at once count both, user by user", async () => {
+test("two CPUs that make many rows at once lose none, user by user", async () => {
   const [RUNS, THREADS, UID] = [20, 2, 70_000];
   const run = programs(60, "x");
   const meter = await Meter.start(["--by", "command,user"]);
@@ -134,7 +134,7 @@ test("two CPUs that make the same rows at once count both, user by user", async 
   }
 });
 
-test("first starts of one program by two threads, again and again, lose none", async () => {
+test("two CPUs that make the same row at once count both, again and again", async () => {
   const meter = await Meter.start(["--by", "command", "--max-series", "65536"]);
   try {
     const run = programs(500, "r");

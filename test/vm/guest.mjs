@@ -1,0 +1,117 @@
+// Runs inside a test machine, where nobody else runs anything: makes known storms while
+// three processes read BPF maps, by either hook, and prints what was counted.
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { createRequire } from "node:module";
+import { release } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const STORM = "/app/build/test/storm";
+const PROGRAM = "/bin/program";
+const READER = `
+  const { Session } = require("/app/build/Release/execve_counter.node");
+  const session = new Session("/app/dist/execve_counter.bpf.o", () => {});
+  session.load(["count_exec"]);
+  for (let i = 0; i < 50; i++) session.insert("k" + i);
+  process.send("reads");
+  for (;;) session.readCounters();`;
+
+async function startMeter(...flags) {
+  const child = spawn("/bin/node", [
+    ...["dist/cli.js", "--web.listen-address", "127.0.0.1:0", "--failures", "--by"],
+    ...["command,user,container", "--watch", "program", ...flags],
+  ]);
+  let stderr = "";
+  let origin;
+  child.stdout.resume();
+  child.stderr.on("data", (data) => {
+    stderr += data;
+  });
+  const exit = once(child, "exit");
+  while (!origin) {
+    if (child.exitCode !== null) throw new Error(stderr);
+    await sleep(50);
+    origin = /metrics at (http:\/\/[^/]+)/.exec(stderr)?.[1];
+  }
+  const stop = async (signal) => {
+    child.kill(signal);
+    return (await exit)[0];
+  };
+  const get = async (path) => (await fetch(origin + path)).text();
+  return {
+    stop,
+    get,
+    counts: async () => JSON.parse(await get("/api/v1/counts")),
+    log: () => stderr,
+  };
+}
+
+/** The counts, and what the kernel skipped, program by program. */
+async function snapshot(meter) {
+  const counts = await meter.counts();
+  const missed = {};
+  const metrics = await meter.get("/metrics");
+  for (const [, program, value] of metrics.matchAll(
+    /^execve_counter_missed_total\{program="(\w+)"\} (\d+)$/gm,
+  )) {
+    missed[program] = Number(value);
+  }
+  return { ...counts, missed };
+}
+
+const storm = (...args) => {
+  const { status, stderr } = spawnSync(STORM, args.map(String), { encoding: "utf8" });
+  if (status !== 0) throw new Error(stderr);
+};
+
+/** 100,003 calls of execve of which 100,000 fail, 10,000 of execveat, 103 more starts. */
+async function underReaders(hook) {
+  const meter = await startMeter("--attempts", hook);
+  const readers = [1, 2, 3].map(() =>
+    spawn("/bin/node", ["-e", READER], { stdio: ["ignore", "inherit", "inherit", "ipc"] }),
+  );
+  await Promise.all(readers.map((reader) => once(reader, "message")));
+  const before = await snapshot(meter);
+  storm("execve", 2, 50_000);
+  storm("execveat", 2, 5_000);
+  storm("spawn", 2, 50, PROGRAM);
+  const after = await snapshot(meter);
+  for (const reader of readers) reader.kill("SIGKILL");
+  await meter.stop("SIGTERM");
+  return { before, after, log: meter.log() };
+}
+
+/** 100,000 calls of execveat and 100 starts, in the middle of which the meter is killed. */
+async function pinned(hook) {
+  const flags = ["--attempts", hook, "--pin", `/sys/fs/bpf/${hook}`];
+  const meter = await startMeter(...flags).catch(({ message }) => message);
+  if (typeof meter === "string") return { refused: meter };
+  const storms = [
+    spawn(STORM, ["execveat", "1", "100000"]),
+    spawn(STORM, ["spawn", "1", "100", PROGRAM]),
+  ];
+  const ends = storms.map((child) => once(child, "exit"));
+  await sleep(50);
+  await meter.stop("SIGKILL");
+  await Promise.all(ends);
+  const next = await startMeter(...flags);
+  const after = await snapshot(next);
+  await next.stop("SIGTERM");
+  spawnSync("/bin/node", ["dist/cli.js", "unpin", `/sys/fs/bpf/${hook}`]);
+  return { after };
+}
+
+/** The maps of meters that are left. */
+const left = () =>
+  createRequire(import.meta.url)("/app/build/Release/execve_counter.node").findCounters();
+
+const report = { release: release(), hooks: {} };
+try {
+  for (const hook of ["tracepoint", "raw"]) {
+    report.hooks[hook] = { readers: await underReaders(hook), pinned: await pinned(hook) };
+  }
+  report.left = left();
+} catch (error) {
+  report.error = error.stack;
+}
+console.log(`\nREPORT ${JSON.stringify(report)}`);
