@@ -52,11 +52,11 @@ export async function run(
   let started = false;
   try {
     const { name, id } = kernel.countersMap;
-    const what = new Intl.ListFormat("en-GB").format([
+    const calls = [
       ...(kernel.attempts ? ["attempts"] : []),
       ...(options.failures ? ["failures"] : []),
-      "execs",
-    ]);
+    ];
+    const what = calls.length > 0 ? `${calls.join(", ")} and execs` : "execs";
     log.info(`${VERSION} counts ${what}; map ${name}, id ${id}`);
     warnOf(kernel, log);
     const source = new Source(kernel, log);

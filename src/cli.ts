@@ -196,6 +196,36 @@ for (const [name, edit, description] of [
 }
 
 program
+  .command("doctor")
+  .description("say what this machine offers and what is missing")
+  .helpOption("-h, --help", "print this help")
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .addOption(logLevel())
+  .action(async (flags: { output: Format; "log.level": Level }) => {
+    const { HERE, attempt, canRun, examine } = await import("./doctor.ts");
+    const findings = [...examine(HERE), ...attempt(createLog(flags["log.level"]).debug)];
+    await print(
+      flags.output === "json"
+        ? `${toJson(findings)}\n`
+        : findings
+            .map(({ what, state, found, remedy }) => {
+              const line = `${state.padEnd(8)} ${what.padEnd(26)} ${found}\n`;
+              return remedy ? `${line}${" ".repeat(9)}to do: ${remedy}\n` : line;
+            })
+            .join(""),
+    );
+    if (!canRun(findings)) {
+      throw new UserError(
+        "the meter cannot run here",
+        "see what is missing, above",
+        ExitCode.unable,
+      );
+    }
+  });
+
+program
   .command("unpin")
   .description("end what --pin left counting, and remove it")
   .argument("[dir]", "where it is pinned", PIN_DIRECTORY)

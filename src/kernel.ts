@@ -94,9 +94,11 @@ interface Addon {
   libbpfVersion: string;
 }
 
+export type Attempts = "tracepoint" | "raw" | "off";
+
 export interface KernelOptions {
   /** How to count attempts, and failures. */
-  attempts: "tracepoint" | "raw" | "off";
+  attempts: Attempts;
   /** Count failed calls by errno. */
   failures: boolean;
   /** What to break execs down by. */
@@ -179,6 +181,12 @@ export interface LiveCounters {
   /** False where there is no such key. */
   remove(key: string): boolean;
   close(): void;
+}
+
+/** The ids of the maps of counters of all meters that run; @throws UserError */
+export function findMeters(): number[] {
+  const { findCounters } = loadAddon();
+  return translated([], findCounters);
 }
 
 /**

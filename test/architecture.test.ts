@@ -5,13 +5,14 @@ import { readProjectFile } from "./support/files.ts";
 /** Who may import whom in src/; what is not named here may not be. */
 const ARROWS: Record<string, string[]> = {
   cli: [
-    ...["agent", "kernel", "watch"],
+    ...["agent", "doctor", "kernel", "watch"],
     ...["errors", "flags", "json", "labels", "log", "npx", "printer", "version"],
   ],
   agent: [
     ...["kernel", "reader", "printer", "metrics", "web", "page"],
     ...["snapshot", "errors", "json", "keys", "labels", "log", "version"],
   ],
+  doctor: ["kernel"],
   watch: ["kernel", "errors", "keys", "log"],
   kernel: ["errors", "keys", "labels", "pins", "snapshot", "users"],
   pins: ["errors", "keys"],

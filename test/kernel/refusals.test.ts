@@ -2,7 +2,7 @@ import { chmodSync, readFileSync, rmSync, truncateSync, writeFileSync } from "no
 import { constants } from "node:os";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Installation } from "../support/installation.ts";
-import { DENY, inMountNamespace, result } from "../support/meter.ts";
+import { DENY, inMountNamespace, Meter, result } from "../support/meter.ts";
 
 let installed: Installation;
 
@@ -136,6 +136,46 @@ describe("the kernel", () => {
     const caps = asNobody("bpf", "perfmon", "dac_read_search");
     const wrap = [...inMountNamespace(andRun(HIDE_TRACEFS)), ...caps];
     expectFallback(check(wrap), "tracefs is not mounted, nor can it be privately (EPERM)");
+  });
+});
+
+describe("the doctor", () => {
+  const doctor = (wrap: readonly string[], ...flags: string[]) => {
+    const [command, ...args] = [...wrap, process.execPath, installed.cli, "doctor", ...flags];
+    return result(command as string, args);
+  };
+
+  test("finds every hook in order here, and names a meter that runs", async () => {
+    const meter = await Meter.start();
+    try {
+      const { status, stdout, stderr } = doctor([]);
+      expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+      for (const hook of ["tracepoint", "raw", "off"]) {
+        expect(stdout).toMatch(new RegExp(`^ok +--attempts ${hook} +works$`, "m"));
+      }
+      expect(stdout).toMatch(new RegExp(`^ok +meters that run +maps .*\\b${meter.mapId}\\b`, "m"));
+    } finally {
+      await meter.stop();
+    }
+  });
+
+  test("tells an ordinary user what is missing, as JSON too", () => {
+    const { status, stdout, stderr } = doctor(asNobody(), "-o", "json");
+    expect(status).toBe(3);
+    expect(stderr).toContain("the meter cannot run here");
+    const findings = JSON.parse(stdout) as { what: string; state: string; remedy: string }[];
+    const { state, remedy } = findings.find(({ what }) => what === "capabilities") ?? {};
+    expect({ state, remedy }).toEqual({
+      ...{ state: "missing", remedy: "run it as root, or with CAP_BPF and CAP_PERFMON" },
+    });
+  });
+
+  test("says which hook is left where tracefs is out of reach", () => {
+    const wrap = [...inMountNamespace(andRun(HIDE_TRACEFS)), ...asNobody("bpf", "perfmon")];
+    const { status, stdout } = doctor(wrap);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^note +--attempts tracepoint +tracefs is not mounted/m);
+    expect(stdout).toMatch(/^ok +--attempts raw +works$/m);
   });
 });
 

@@ -1,5 +1,8 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { projectPath } from "../support/files.ts";
 import { type Counts, sh } from "../support/meter.ts";
@@ -30,32 +33,55 @@ const KERNELS = [
   { suite: "sid", image: "cloud-amd64", release: "7.", append: "preempt=full" },
 ].filter(({ suite }) => (process.env.KERNELS ?? suite).split(",").includes(suite));
 
+// What test/vm/guest.mjs makes: failing calls of execve (a tenth as many of execveat),
+// starts, each storm being one more; and failing calls of execveat while pinned.
+const [CALLS, STARTS, PINNED] = [20_000, 40, 50_000];
+
 const INITRD = projectPath("build/test/initrd.gz");
 
-/** Boots a kernel, and returns what the guest reports. */
+/**
+ * Boots a kernel, and returns what the guest reports. Under emulation a guest panics now and
+ * then, in a cmpxchg16b of the kernel's own that leaves its registers in disorder: such a
+ * boot, which has no report, is tried again.
+ */
 async function boot(suite: string, image: string, append: string): Promise<Report> {
+  for (let attempt = 1; ; attempt++) {
+    const { report, output } = await bootOnce(suite, image, append);
+    if (report) return JSON.parse(report);
+    if (attempt === 3 || !output.includes("Kernel panic")) {
+      throw new Error(`no report from ${suite} ${image}:\n${output.slice(-3000)}`);
+    }
+  }
+}
+
+async function bootOnce(suite: string, image: string, append: string) {
   const fetched = spawnSync(
     projectPath("test/vm/fetch-kernel.sh"),
     [suite, `linux-image-${image}`],
     { encoding: "utf8" },
   );
   if (fetched.status !== 0) throw new Error(fetched.stderr);
-  const machine = spawn("qemu-system-x86_64", [
-    ...["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "2048", "-net", "none"],
-    ...["-kernel", fetched.stdout.trim(), "-initrd", INITRD, "-nographic", "-no-reboot"],
-    ...["-append", `console=ttyS0 quiet panic=-1 ${append}`],
-  ]);
-  let output = "";
-  machine.stdin.end();
-  machine.stdout.on("data", (data) => {
-    output += data;
-  });
-  const patience = setTimeout(() => machine.kill("SIGKILL"), 240_000);
-  await once(machine, "close");
-  clearTimeout(patience);
-  const report = /^REPORT (.*)$/m.exec(output.replaceAll("\r", ""))?.[1];
-  if (!report) throw new Error(`no report from ${suite} ${image}:\n${output.slice(-3000)}`);
-  return JSON.parse(report);
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  const file = join(directory, "report");
+  try {
+    const machine = spawn("qemu-system-x86_64", [
+      ...["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "2048", "-net", "none"],
+      ...["-kernel", fetched.stdout.trim(), "-initrd", INITRD, "-no-reboot"],
+      ...["-display", "none", "-monitor", "none", "-serial", "stdio", "-serial", `file:${file}`],
+      ...["-append", `console=ttyS0 quiet panic=-1 ${append}`],
+    ]);
+    let output = "";
+    machine.stdin.end();
+    machine.stdout.on("data", (data) => {
+      output += data;
+    });
+    const patience = setTimeout(() => machine.kill("SIGKILL"), 240_000);
+    await once(machine, "close");
+    clearTimeout(patience);
+    return { report: readFileSync(file, "utf8"), output };
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 }
 
 function counts({ attempts, execs, failures, watched, missed, execs_by = [] }: Snapshot) {
@@ -81,7 +107,6 @@ test.each(KERNELS)("$suite's $image $append", async ({ suite, image, release, ap
   const newer = (than: [number, number]) =>
     major > than[0] || (major === than[0] && minor >= than[1]);
 
-  // What the guest makes: one call for each storm, 100,000 and 10,000 that fail, 100 starts.
   for (const hook of ["tracepoint", "raw"] as const) {
     const { before, after, log } = report.hooks[hook].readers;
     const first = counts(before);
@@ -94,36 +119,36 @@ test.each(KERNELS)("$suite's $image $append", async ({ suite, image, release, ap
     );
 
     // Execs are exact everywhere, by any hook.
-    expect(grown("execs")).toBe(103);
+    expect(grown("execs")).toBe(STARTS + 3);
     expect(last.sum).toBe(last.execs);
     expect(last.other).toBe(last.missed.count_exec);
-    expect(grown("program")).toBeLessThanOrEqual(100);
-    expect(grown("program") + missed("count_exec")).toBeGreaterThanOrEqual(100);
+    expect(grown("program")).toBeLessThanOrEqual(STARTS);
+    expect(grown("program") + missed("count_exec")).toBeGreaterThanOrEqual(STARTS);
 
     if (hook === "raw") {
       expect(log).not.toContain("does not report");
       // Skipped runs of these are of any call at all, on kernels that preempt programs.
       const skipped = missed("count_attempts");
-      expect(grown("execve")).toBeLessThanOrEqual(100_103);
-      expect(grown("execve")).toBeGreaterThanOrEqual(100_103 - skipped);
-      expect(grown("execveat")).toBeGreaterThanOrEqual(10_000 - skipped);
+      expect(grown("execve")).toBeLessThanOrEqual(CALLS + STARTS + 3);
+      expect(grown("execve")).toBeGreaterThanOrEqual(CALLS + STARTS + 3 - skipped);
+      expect(grown("execveat")).toBeGreaterThanOrEqual(CALLS / 10 - skipped);
       if (!newer([7, 0])) {
         expect(skipped).toBe(0);
-        expect(grown("failedExecve")).toBe(100_000);
-        expect(grown("failedExecveat")).toBe(10_000);
+        expect(grown("failedExecve")).toBe(CALLS);
+        expect(grown("failedExecveat")).toBe(CALLS / 10);
       }
     } else if (newer([6, 7])) {
       expect(log).not.toContain("does not report");
-      expect(grown("execve") + missed("count_execve")).toBe(100_103);
-      expect(grown("execveat") + missed("count_execveat")).toBe(10_000);
-      expect(grown("failedExecve")).toBeLessThanOrEqual(100_000);
+      expect(grown("execve") + missed("count_execve")).toBe(CALLS + STARTS + 3);
+      expect(grown("execveat") + missed("count_execveat")).toBe(CALLS / 10);
+      expect(grown("failedExecve")).toBeLessThanOrEqual(CALLS);
       const skipped = missed("count_execve_failure");
-      expect(grown("failedExecve") + skipped).toBeGreaterThanOrEqual(100_000);
+      expect(grown("failedExecve") + skipped).toBeGreaterThanOrEqual(CALLS);
     } else {
       expect(log).toContain("this kernel does not report the runs that it skips");
       expect(last.missed.count_execve).toBeUndefined();
-      expect(grown("execve")).toBeLessThanOrEqual(100_103);
-      expect(grown("execve")).toBeGreaterThan(50_000);
+      expect(grown("execve")).toBeLessThanOrEqual(CALLS + STARTS + 3);
+      expect(grown("execve")).toBeGreaterThan(CALLS / 2);
     }
 
     const { pinned } = report.hooks[hook];
@@ -135,11 +160,12 @@ test.each(KERNELS)("$suite's $image $append", async ({ suite, image, release, ap
       const kept = counts(pinned.after);
       const skipped = (program: string) => kept.missed[program] ?? 0;
       const attempts = hook === "raw" ? "count_attempts" : "count_execveat";
-      expect(kept.execveat).toBeLessThanOrEqual(100_000);
-      if (hook === "tracepoint" && !newer([6, 7])) expect(kept.execveat).toBeGreaterThan(90_000);
-      else expect(kept.execveat + skipped(attempts)).toBeGreaterThanOrEqual(100_000);
-      expect(kept.program + skipped("count_exec")).toBeGreaterThanOrEqual(100);
-      expect(kept.program).toBeLessThanOrEqual(100);
+      expect(kept.execveat).toBeLessThanOrEqual(PINNED);
+      if (hook === "tracepoint" && !newer([6, 7]))
+        expect(kept.execveat).toBeGreaterThan(PINNED / 2);
+      else expect(kept.execveat + skipped(attempts)).toBeGreaterThanOrEqual(PINNED);
+      expect(kept.program + skipped("count_exec")).toBeGreaterThanOrEqual(STARTS);
+      expect(kept.program).toBeLessThanOrEqual(STARTS);
     }
   }
 });
