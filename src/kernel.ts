@@ -306,7 +306,8 @@ function start(
     // Keys that were there may just have been removed.
     if (pins?.adopt) addon.settle();
     for (const key of [
-      ...(attempts ? [EXECVE_KEY, EXECVEAT_KEY] : []),
+      // Where they are adopted and gone, their counts are too: the reader says so.
+      ...(attempts && !pins?.adopt ? [EXECVE_KEY, EXECVEAT_KEY] : []),
       ...options.watch.map(watchKey),
     ]) {
       session.insert(key);

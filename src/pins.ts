@@ -50,6 +50,10 @@ export interface Pins {
  */
 export function preparePins(directory: string, programs: readonly string[], native: Native): Pins {
   const top = resolve(directory);
+  return usable(top, () => prepare(top, programs, native));
+}
+
+function prepare(top: string, programs: readonly string[], native: Native): Pins {
   const [path, unfinished] = [join(top, PIN_VERSION), join(top, UNFINISHED)];
   ensureBpffs(top, native);
   mkdirSync(top, { recursive: true, mode: 0o700 });
@@ -99,7 +103,14 @@ export function preparePins(directory: string, programs: readonly string[], nati
  */
 export function unpin(directory: string, native: Native): string[] {
   const top = resolve(directory);
-  if (!existsSync(top)) return [];
+  return usable(top, () => {
+    // Throws where it may not be looked at, which is not the same as not there.
+    if (!statSync(top, { throwIfNoEntry: false })) return [];
+    return removeAll(top, native);
+  });
+}
+
+function removeAll(top: string, native: Native): string[] {
   lock(top, native);
   const versions = readdirSync(top);
   for (const version of versions) {
@@ -113,6 +124,22 @@ export function unpin(directory: string, native: Native): string[] {
   const removed = versions.flatMap((version) => remove(join(top, version)));
   rmdirSync(top);
   return [...removed, top];
+}
+
+/** Does work on the directory; what the file system refuses becomes a UserError. */
+function usable<Result>(top: string, work: () => Result): Result {
+  try {
+    return work();
+  } catch (error) {
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (error instanceof UserError || code === undefined || syscall === undefined) throw error;
+    const denied = code === "EACCES" || code === "EPERM";
+    throw new UserError(
+      `cannot use ${top} for pins (${syscall}: ${code})`,
+      denied ? "run it as the user who owns it: root, as a rule" : "choose another directory",
+      denied ? ExitCode.unable : ExitCode.failed,
+    );
+  }
 }
 
 /** The links first: what is half removed does not count. */

@@ -40,7 +40,10 @@ export function read(kernel: Kernel): Snapshot {
     attempts: kernel.attempts
       ? { execve: counter(EXECVE_KEY), execveat: counter(EXECVEAT_KEY) }
       : undefined,
-    missed: programs.find(({ name }) => name === kernel.headlineProgram)?.misses,
+    // The total of execs has its own in it already.
+    missed: kernel.attempts
+      ? programs.find(({ name }) => name === kernel.headlineProgram)?.misses
+      : 0n,
     execs: total,
     by: kernel.by,
     execsBy:

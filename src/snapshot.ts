@@ -41,7 +41,7 @@ export interface Snapshot {
   startTime: Date;
   /** Calls that entered the kernel; undefined with --attempts off. */
   attempts: { execve: bigint; execveat: bigint } | undefined;
-  /** Runs skipped of the program behind the headline; undefined where nobody knows. */
+  /** Runs skipped that the headline lacks; undefined where nobody knows. */
   missed: bigint | undefined;
   /** Programs started. */
   execs: bigint;

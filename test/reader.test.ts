@@ -86,6 +86,13 @@ test("execs that the kernel skipped are in the total, and in the row of all othe
   expect(execsBy.map(({ count }) => count)).toEqual([2n, 9n]);
 });
 
+test("what the total of execs includes is not shown as missed besides", () => {
+  const count_exec = { name: "count_exec", hook: "", id: 1, runCount: 0n, runTime: 0n, misses: 4n };
+  const off = { attempts: false, headlineProgram: "count_exec", programs: () => [count_exec] };
+  const { execs, missed } = read(kernel([], [OTHER], off));
+  expect({ execs, missed }).toEqual({ execs: 9n, missed: 0n });
+});
+
 test("it is an error when a key or the row of all others is gone", () => {
   expect(() => read(kernel(["user"], [["sh", 0, "", 2n]]))).toThrow("gone from the map execs");
   const gone = { readCounters: (): [string, bigint][] => [["execve_counter", 1n]] };

@@ -19,6 +19,7 @@ import { Installation } from "../support/installation.ts";
 import {
   BPFTOOL,
   CLI,
+  hexKey,
   inMountNamespace,
   loadedBy,
   Meter,
@@ -332,6 +333,41 @@ test("an emptied slot is a failed read, said everywhere", async () => {
   // The next start fills it again.
   const next = await start();
   expect((await next.get("/readyz")).status).toBe(200);
+});
+
+test("an attempts key that is gone is not made anew at 0, as if nothing had been counted", async () => {
+  await (await start()).stop();
+  const map = join(pins, "v1/execve_counter");
+  sh(BPFTOOL, ["map", "delete", "pinned", map, ...hexKey("execve_counter")]);
+  const next = await start();
+  expect((await next.get("/readyz")).status).toBe(503);
+  expect(next.stderr).toContain("the key execve_counter is gone");
+});
+
+test("who may not look into the directory is told so, and not that nothing is there", async () => {
+  await (await start()).stop();
+  const installed = new Installation();
+  chmodSync(installed.directory, 0o755);
+  const caps = ["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"];
+  const nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", ...caps];
+  // Below the pins, which are root's alone.
+  const inside = join(pins, "more");
+  try {
+    for (const words of [
+      ["unpin", inside],
+      ["--no-web", "--attempts", "raw", "--pin", inside],
+    ]) {
+      const { status, stdout, stderr } = result("setpriv", [
+        ...[...nobody, process.execPath, installed.cli, ...words],
+      ]);
+      expect({ status, stdout }).toEqual({ status: 3, stdout: "" });
+      expect(stderr).toContain(`cannot use ${inside} for pins`);
+      expect(stderr).toContain("to do: run it as the user who owns it");
+    }
+  } finally {
+    installed.remove();
+  }
+  expect(contents(pins)).not.toContain("more");
 });
 
 test("unpin touches nothing where something is not ours", async () => {
