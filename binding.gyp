@@ -2,7 +2,12 @@
   "targets": [
     {
       "target_name": "execve_counter",
-      "sources": ["native/addon.cc", "native/session.cc", "native/users.cc"],
+      "sources": [
+        "native/addon.cc",
+        "native/privileges.cc",
+        "native/session.cc",
+        "native/users.cc"
+      ],
       "dependencies": ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_DEPRECATED"],
       "cflags": ["-Wextra", "<!@(pkg-config --cflags libbpf)"],

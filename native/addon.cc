@@ -26,11 +26,13 @@
 #include <vector>
 
 #include "../bpf/execve_counter.h"
+#include "privileges.h"
 #include "session.h"
 #include "users.h"
 
 namespace {
 
+using execve_counter::Account;
 using execve_counter::Failure;
 using execve_counter::LogLevel;
 using execve_counter::Plan;
@@ -421,11 +423,43 @@ Napi::Value UserNameOf(const Napi::CallbackInfo& info) {
   return name ? Napi::String::New(env, *name) : env.Undefined();
 }
 
+// account(name: string): { uid: number; gid: number } | undefined
+Napi::Value AccountOf(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::string name = StringArgument(info, 0, "name");
+  std::optional<Account> account;
+  Try(env, [&] { account = execve_counter::FindAccount(name); });
+  if (!account) return env.Undefined();
+  Napi::Object object = Napi::Object::New(env);
+  object["uid"] = account->uid;
+  object["gid"] = account->gid;
+  return object;
+}
+
+// restrict(keepBpf: boolean, uid?: number, gid?: number): void
+void Restrict(const Napi::CallbackInfo& info) {
+  if (!info[0].IsBoolean()) {
+    throw Napi::TypeError::New(info.Env(), "keepBpf must be a boolean");
+  }
+  std::optional<Account> account;
+  if (!info[1].IsUndefined()) {
+    account = Account{U32Argument(info, 1, "uid", 0), U32Argument(info, 2, "gid", 0)};
+    // To setresuid(2) and setresgid(2) this means: as it is.
+    if (account->uid == UINT32_MAX || account->gid == UINT32_MAX) {
+      throw Napi::TypeError::New(info.Env(), "uid and gid must be less than 2^32 - 1");
+    }
+  }
+  const bool keep_bpf = info[0].As<Napi::Boolean>();
+  Try(info.Env(), [&] { execve_counter::Restrict(account, keep_bpf); });
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["Session"] = SessionWrap::Define(env);
   exports["findCounters"] = Napi::Function::New(env, FindCounters);
   exports["settle"] = Napi::Function::New(env, Settle);
   exports["mountBpffs"] = Napi::Function::New(env, MountBpffs);
+  exports["account"] = Napi::Function::New(env, AccountOf);
+  exports["restrict"] = Napi::Function::New(env, Restrict);
   exports["userName"] = Napi::Function::New(env, UserNameOf);
   exports["libbpfVersion"] = Session::LibbpfVersion();
   return exports;

@@ -7,6 +7,7 @@ import { EXECS_MAP } from "./keys.ts";
 import { OTHER } from "./labels.ts";
 import { createLog, type Level, type Log } from "./log.ts";
 import { type Format, format, printable } from "./printer.ts";
+import { planRestriction } from "./privileges.ts";
 import { read } from "./reader.ts";
 import { type Snapshot, toPlain } from "./snapshot.ts";
 import { VERSION } from "./version.ts";
@@ -23,6 +24,8 @@ export interface AgentOptions extends Omit<KernelOptions, "log"> {
   output: Format;
   /** Undefined for no HTTP at all. */
   web: WebOptions | undefined;
+  /** Whom to become once all that needs privileges is done; see planRestriction(). */
+  runAs: string | undefined;
   logLevel: Level;
 }
 
@@ -46,6 +49,7 @@ export async function run(
   stdout: Writable,
 ): Promise<void> {
   const log = createLog(options.logLevel);
+  const restrict = planRestriction(options.runAs);
   const kernel = openKernel({ ...options, log: log.debug });
   let web: Promise<Web> | undefined;
   let timer: NodeJS.Timeout | undefined;
@@ -64,6 +68,7 @@ export async function run(
       web = startWeb(options.web, kernel, source, log);
       if ((await Promise.race([web, stop])) === undefined) return;
     }
+    log.debug(restrict());
     started = true;
     if (options.pin !== undefined) {
       const what = kernel.adopted ? "adopted what is pinned in" : "pinned in";
@@ -118,6 +123,7 @@ function warnOf(kernel: Kernel, log: Log): void {
 /** Loads, attaches, reads once and returns what would run, as lines. */
 export function check(options: AgentOptions): string[] {
   const log = createLog(options.logLevel);
+  planRestriction(options.runAs);
   // Not pinned, so that it can be asked beside a running meter.
   const kernel = openKernel({ ...options, pin: undefined, log: log.debug });
   try {

@@ -39,6 +39,7 @@ interface Flags {
   "web.listenAddress": WebOptions["addresses"];
   "web.telemetryPath": string;
   web: boolean;
+  runAs: string;
   "log.level": Level;
   check?: true;
 }
@@ -117,12 +118,14 @@ const runCommand = program
       .argParser((text) => parseTelemetryPath(text, FIXED_PATHS)),
   )
   .option("--no-web", "no HTTP at all")
+  .option("--run-as <user>", "after attaching, become this user; root keeps all", "nobody")
   .addOption(logLevel())
   .option("--check", "load, attach, read once, print what would run, exit")
   .action(async (flags: Flags) => {
     const { interval, output, attempts, failures = false, by, maxSeries, watch, pin } = flags;
     const options: AgentOptions = {
       ...{ interval, output, attempts, failures, by, maxSeries, watch, pin },
+      runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
       web: flags.web
         ? {
             addresses: flags["web.listenAddress"],

@@ -2,7 +2,14 @@
 import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { release, version } from "node:os";
 import { gunzipSync } from "node:zlib";
-import { type Attempts, findMeters, openKernel, reportsTracepointMisses } from "./kernel.ts";
+import { effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
+import {
+  type Attempts,
+  findMeters,
+  isAtLeast,
+  openKernel,
+  reportsTracepointMisses,
+} from "./kernel.ts";
 
 export interface Finding {
   what: string;
@@ -49,8 +56,6 @@ export const HERE: Machine = {
 const TRACEFS_MAGIC = 0x74726163;
 const BPFFS_MAGIC = 0xcafe4a11;
 
-const CAPABILITIES = { CAP_SYS_ADMIN: 21n, CAP_PERFMON: 38n, CAP_BPF: 39n } as const;
-
 /** Looks at the machine, and loads nothing. */
 export function examine(machine: Machine): Finding[] {
   return [
@@ -86,8 +91,7 @@ function ok(what: string, found: string): Finding {
 }
 
 function kernel({ release }: Machine): Finding {
-  const [major = 0, minor = 0] = release.split(".").map((part) => Number.parseInt(part, 10));
-  if (major > 5 || (major === 5 && minor >= 10)) return ok("kernel", release);
+  if (isAtLeast(release, 5, 10)) return ok("kernel", release);
   const remedy = "Linux 5.10 is the oldest that is tested; run a newer one";
   return { what: "kernel", state: "note", found: release, remedy };
 }
@@ -129,13 +133,10 @@ function fileSystem(
 }
 
 function capabilities({ read }: Machine): Finding {
-  const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(read("/proc/self/status") ?? "");
-  const set = BigInt(`0x${line?.[1] ?? "0"}`);
-  const has = (bit: bigint) => ((set >> bit) & 1n) === 1n;
+  const set = effectiveCapabilities(read("/proc/self/status"));
   const what = "capabilities";
-  const { CAP_SYS_ADMIN, CAP_BPF, CAP_PERFMON } = CAPABILITIES;
-  if (has(CAP_SYS_ADMIN)) return ok(what, "CAP_SYS_ADMIN");
-  if (has(CAP_BPF) && has(CAP_PERFMON)) {
+  if (hasCapabilities(set, "CAP_SYS_ADMIN")) return ok(what, "CAP_SYS_ADMIN");
+  if (hasCapabilities(set, "CAP_BPF", "CAP_PERFMON")) {
     const remedy = "enough to count; watch add|remove|list also needs CAP_SYS_ADMIN";
     return { what, state: "note", found: "CAP_BPF, CAP_PERFMON", remedy };
   }
@@ -170,7 +171,7 @@ function preemption({ release, version, read }: Machine): Finding {
   const found = model ?? "chosen at boot, and not known here (see /sys/kernel/debug/sched/preempt)";
   const remedy = !reportsTracepointMisses(release)
     ? "--attempts raw is exact; the tracepoint may count short, and this kernel does not say"
-    : Number.parseInt(release, 10) < 7
+    : !isAtLeast(release, 7, 0)
       ? "--attempts raw is exact; the tracepoint is with missed added"
       : "--attempts tracepoint is exact with missed added; raw is not";
   const full = ["full", "preempt", "preempt_rt"].includes(model ?? "");

@@ -2,6 +2,7 @@
  * What went wrong, in a user's words: one line that says what failed, one line
  * that says what to do, and the exit code.
  */
+import { hasCapabilities } from "./capabilities.ts";
 
 export const ExitCode = { failed: 1, usage: 2, unable: 3 } as const;
 export type ExitCode = (typeof ExitCode)[keyof typeof ExitCode];
@@ -43,11 +44,6 @@ export interface Circumstances {
   /** The object file that was to be loaded. */
   object: string;
 }
-
-// Bits of linux/capability.h.
-const CAP_SYS_ADMIN = 1n << 21n;
-const CAP_PERFMON = 1n << 38n;
-const CAP_BPF = 1n << 39n;
 
 const ALL_CAPABILITIES = "run it as root, or with CAP_BPF and CAP_PERFMON";
 const BANNED =
@@ -121,9 +117,9 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     return unable(`not permitted to look for the running meter (${step}: ${code})`, ROOT_FINDS);
   }
   if (isDenied(code) && !failure.verdict) {
-    const needed = CAP_BPF | CAP_PERFMON;
     const capable =
-      (here.capabilities & CAP_SYS_ADMIN) !== 0n || (here.capabilities & needed) === needed;
+      hasCapabilities(here.capabilities, "CAP_SYS_ADMIN") ||
+      hasCapabilities(here.capabilities, "CAP_BPF", "CAP_PERFMON");
     return unable(
       `not permitted to use BPF (${step}: ${code})`,
       capable ? BANNED : ALL_CAPABILITIES,

@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { constants, release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
+import { effectiveCapabilities } from "./capabilities.ts";
 import { ExitCode, explain, UserError } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import type { Label } from "./labels.ts";
@@ -91,7 +92,17 @@ interface Addon {
   mountBpffs(directory: string): void;
   /** The account's name, from NSS; throws a NativeError where nobody can tell. */
   userName(uid: number): string | undefined;
+  /** The account of that name, likewise. */
+  account(name: string): Account | undefined;
+  /** Gives privileges up, for good; native/privileges.h says what and how. */
+  restrict(keepBpf: boolean, uid?: number, gid?: number): void;
   libbpfVersion: string;
+}
+
+/** By numbers, as the kernel knows it. */
+export interface Account {
+  uid: number;
+  gid: number;
 }
 
 export type Attempts = "tracepoint" | "raw" | "off";
@@ -381,14 +392,21 @@ function containersInVersion1(): boolean {
 }
 
 /**
- * Whether a kernel counts the runs it skips of programs on classic tracepoints,
- * which Linux does from 6.7 on (bpf_prog_inc_misses_counters() in trace_call_bpf()).
+ * Whether a kernel is of this version or newer.
  *
  * @param kernelRelease as uname(2) says it: "6.1.0-18-amd64"
  */
+export function isAtLeast(kernelRelease: string, major: number, minor: number): boolean {
+  const [first = 0, second = 0] = kernelRelease.split(".").map((part) => Number.parseInt(part, 10));
+  return first > major || (first === major && second >= minor);
+}
+
+/**
+ * Whether a kernel counts the runs it skips of programs on classic tracepoints,
+ * which Linux does from 6.7 on (bpf_prog_inc_misses_counters() in trace_call_bpf()).
+ */
 export function reportsTracepointMisses(kernelRelease: string): boolean {
-  const [major = 0, minor = 0] = kernelRelease.split(".").map((part) => Number.parseInt(part, 10));
-  return major > 6 || (major === 6 && minor >= 7);
+  return isAtLeast(kernelRelease, 6, 7);
 }
 
 /** @throws UserError where there is no addon for this machine */
@@ -404,7 +422,8 @@ export function loadAddon(): Addon {
   }
 }
 
-function isNativeError(error: unknown): error is NativeError {
+/** Whether this is the kernel's or libbpf's refusal, or NSS's. */
+export function isNativeError(error: unknown): error is NativeError {
   return error instanceof Error && "step" in error && "errno" in error;
 }
 
@@ -420,7 +439,7 @@ function translate(error: NativeError, complaints: readonly string[]): UserError
       verdict: verdict !== undefined,
     },
     {
-      capabilities: effectiveCapabilities(),
+      capabilities: effectiveCapabilities(statusOfSelf()),
       btf: existsSync("/sys/kernel/btf/vmlinux"),
       object: OBJECT,
     },
@@ -437,12 +456,11 @@ function verdictOf(complaints: readonly string[]): string | undefined {
     .findLast((line) => !/^($|processed \d+ insns|verification time|stack depth)/.test(line));
 }
 
-function effectiveCapabilities(): bigint {
+function statusOfSelf(): string | undefined {
   try {
-    const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"));
-    return BigInt(`0x${line?.[1] ?? "0"}`);
+    return readFileSync("/proc/self/status", "utf8");
   } catch {
-    return 0n; // no /proc: as good as none
+    return undefined; // no /proc
   }
 }
 

@@ -7,7 +7,7 @@ import { OTHER_UID } from "../../src/keys.ts";
 import { projectPath } from "../support/files.ts";
 import { loadedBy, result } from "../support/meter.ts";
 
-const { Session: NativeSession, findCounters, settle, userName } = loadAddon();
+const { Session: NativeSession, findCounters, settle, userName, account, restrict } = loadAddon();
 const OBJECT = projectPath("dist/execve_counter.bpf.o");
 const ALL = [
   ...["count_execve", "count_execveat", "count_execve_failure", "count_execveat_failure"],
@@ -134,6 +134,28 @@ test("a user has a name or none, and what is no user's number is refused", () =>
   expect(userName(4_294_967_294)).toBeUndefined();
   for (const uid of [undefined, "0", -1, 0.5, 2 ** 32]) {
     expect(thrown(() => userName(uid as number))).toMatchObject(TYPE);
+  }
+});
+
+test("an account has numbers or is none, and only true numbers and names are taken", () => {
+  expect(account("daemon")).toEqual({ uid: 1, gid: 1 });
+  for (const name of ["", "no-such-user", "root\0", "x".repeat(1 << 16)]) {
+    expect(account(name)).toBeUndefined();
+  }
+  expect(thrown(() => account(0 as unknown as string))).toMatchObject(TYPE);
+  // What would give up nothing of what it was asked to, or this very process's privileges.
+  for (const [keep, uid, gid] of [
+    ...[[undefined], [0], ["false"], [false, -1, 1], [false, 1], [false, 1, 2 ** 32]],
+    ...[
+      [false, 2 ** 32 - 1, 1],
+      [false, 1, 2 ** 32 - 1],
+      [false, 0.5, 1],
+      [false, "1", "1"],
+    ],
+  ]) {
+    expect(thrown(() => restrict(keep as boolean, uid as number, gid as number))).toMatchObject(
+      TYPE,
+    );
   }
 });
 

@@ -98,6 +98,7 @@ test("a stop while HTTP is still starting is a stop like any other", async () =>
     watch: [],
     // Takes a look-up that fails, later than the stop.
     web: { addresses: [{ host: "nonexistent.invalid", port: 0 }], telemetryPath: "/metrics" },
+    runAs: "root", // never this process
     logLevel: "error",
   } as const;
   await run(options, Promise.resolve(), new PassThrough());

@@ -117,6 +117,12 @@ export interface Counts {
   watched: Record<string, number>;
 }
 
+interface MeterOptions extends SpawnOptions {
+  cli?: string;
+  /** The words of a command that becomes the agent, like setpriv. */
+  wrap?: readonly string[];
+}
+
 /** The agent, run as a user would, on a free port. */
 export class Meter {
   readonly child: ChildProcess;
@@ -125,9 +131,10 @@ export class Meter {
   stderr = "";
   readonly #exit: Promise<number | NodeJS.Signals>;
 
-  private constructor(args: readonly string[], options: SpawnOptions & { cli?: string }) {
-    const { cli = CLI, ...spawnOptions } = options;
-    this.child = spawn(process.execPath, [cli, ...args], { stdio: "pipe", ...spawnOptions });
+  private constructor(args: readonly string[], options: MeterOptions) {
+    const { cli = CLI, wrap = [], ...spawnOptions } = options;
+    const [command = "", ...words] = [...wrap, process.execPath, cli, ...args];
+    this.child = spawn(command, words, { stdio: "pipe", ...spawnOptions });
     this.pid = this.child.pid as number;
     this.child.stdout?.on("data", (data) => {
       this.stdout += data;
@@ -139,7 +146,7 @@ export class Meter {
   }
 
   /** Resolves once it serves HTTP (or, with --no-web, once it has attached). */
-  static async start(args: readonly string[] = [], options = {}): Promise<Meter> {
+  static async start(args: readonly string[] = [], options: MeterOptions = {}): Promise<Meter> {
     const web = args.some((arg) => arg.startsWith("--web.listen-address") || arg === "--no-web");
     const meter = new Meter(web ? args : [...args, "--web.listen-address", "127.0.0.1:0"], options);
     await until("start of the meter", () => {

@@ -2,7 +2,7 @@
 // three processes read BPF maps, by either hook, and prints what was counted.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { release } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -44,6 +44,7 @@ async function startMeter(...flags) {
   return {
     stop,
     get,
+    pid: child.pid,
     counts: async () => JSON.parse(await get("/api/v1/counts")),
     log: () => stderr,
   };
@@ -79,9 +80,10 @@ async function underReaders(hook) {
   storm("execveat", 2, 1_000);
   storm("spawn", 2, 20, PROGRAM);
   const after = await snapshot(meter);
+  const status = readFileSync(`/proc/${meter.pid}/status`, "utf8");
   for (const reader of readers) reader.kill("SIGKILL");
   await meter.stop("SIGTERM");
-  return { before, after, log: meter.log() };
+  return { before, after, status, log: meter.log() };
 }
 
 /** 50,000 calls of execveat and 40 starts, in the middle of which the meter is killed. */

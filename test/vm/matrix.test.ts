@@ -15,7 +15,7 @@ interface Report {
   hooks: Record<
     "tracepoint" | "raw",
     {
-      readers: { before: Snapshot; after: Snapshot; log: string };
+      readers: { before: Snapshot; after: Snapshot; status: string; log: string };
       pinned: { after: Snapshot; refused?: undefined } | { refused: string; after?: undefined };
     }
   >;
@@ -108,7 +108,7 @@ test.each(KERNELS)("$suite's $image $append", async ({ suite, image, release, ap
     major > than[0] || (major === than[0] && minor >= than[1]);
 
   for (const hook of ["tracepoint", "raw"] as const) {
-    const { before, after, log } = report.hooks[hook].readers;
+    const { before, after, status, log } = report.hooks[hook].readers;
     const first = counts(before);
     const last = counts(after);
     const grown = (name: Exclude<keyof typeof last, "missed">) => last[name] - first[name];
@@ -117,6 +117,13 @@ test.each(KERNELS)("$suite's $image $append", async ({ suite, image, release, ap
       `${report.release} ${append} ${hook}: execve ${grown("execve")}, execveat ${grown("execveat")}, ` +
         `execs ${grown("execs")}, failures ${grown("failedExecve")}, missed ${JSON.stringify(last.missed)}`,
     );
+
+    // It reads as nobody, with CAP_BPF where maps cannot be read without.
+    expect(status).toMatch(/^Uid:\t65534\t65534\t65534\t65534$/m);
+    const kept = newer([5, 19]) ? 0n : 1n << 39n;
+    for (const set of ["CapPrm", "CapEff"]) {
+      expect(status).toContain(`${set}:\t${kept.toString(16).padStart(16, "0")}\n`);
+    }
 
     // Execs are exact everywhere, by any hook.
     expect(grown("execs")).toBe(STARTS + 3);

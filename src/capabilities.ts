@@ -1,0 +1,19 @@
+/** The capabilities that matter here, by their bits in linux/capability.h. */
+const BITS = {
+  CAP_SETGID: 6n,
+  CAP_SETUID: 7n,
+  CAP_SYS_ADMIN: 21n,
+  CAP_PERFMON: 38n,
+  CAP_BPF: 39n,
+} as const;
+
+/** The effective set, a bit each, in the text of /proc/<pid>/status; none where there is no text. */
+export function effectiveCapabilities(status: string | undefined): bigint {
+  const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(status ?? "");
+  return BigInt(`0x${line?.[1] ?? "0"}`);
+}
+
+/** Whether all of these are in the set. */
+export function hasCapabilities(set: bigint, ...names: (keyof typeof BITS)[]): boolean {
+  return names.every((name) => ((set >> BITS[name]) & 1n) === 1n);
+}

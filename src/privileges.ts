@@ -1,0 +1,70 @@
+/** Privileges: what the agent keeps of them once it has attached and listens. */
+import { readFileSync } from "node:fs";
+import { release } from "node:os";
+import { getSystemErrorName } from "node:util";
+import { effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
+import { ExitCode, UserError } from "./errors.ts";
+import { type Account, isAtLeast, isNativeError, loadAddon } from "./kernel.ts";
+
+const DEFAULT_USER = "nobody";
+// What the kernel shows of users that it cannot show (/proc/sys/kernel/overflowuid):
+// nobody, where no /etc/passwd says so.
+const NOBODY: Account = { uid: 65534, gid: 65534 };
+// -1 to setresuid(2): as it is.
+const MOST = 2 ** 32 - 2;
+
+/**
+ * Finds out what the agent can become, and returns what makes it that: to be called once,
+ * when all that needs privileges is done, and saying in a line what it did.
+ *
+ * @param user a name or a number; root keeps everything. Undefined for nobody where the
+ *   process may change its user, and who it is where not
+ * @throws UserError where there is no such user
+ */
+export function planRestriction(user: string | undefined): () => string {
+  const { account, restrict } = loadAddon();
+  const find = (name: string) => {
+    const number = /^\d{1,10}$/.test(name) && Number(name) <= MOST ? Number(name) : undefined;
+    const byNumber = number === undefined ? undefined : { uid: number, gid: number };
+    return name === "" ? undefined : (account(name) ?? byNumber);
+  };
+  let become: Account | undefined;
+  if (user !== undefined) {
+    become = find(user);
+    if (!become) {
+      throw new UserError(
+        `there is no user ${JSON.stringify(user)}`,
+        "give --run-as the name or the number of an account, or root to keep all privileges",
+        ExitCode.usage,
+      );
+    }
+    if (become.uid === 0 && process.geteuid?.() === 0) return () => "keeps all privileges";
+  } else if (mayChangeUser()) {
+    become = find(DEFAULT_USER) ?? NOBODY;
+  }
+
+  // Before Linux 5.19 whoever reads a map needs it, unless the sysctl
+  // kernel.unprivileged_bpf_disabled is 0, which can change (c8644cd0efe7 in Linux).
+  const keepBpf = !isAtLeast(release(), 5, 19);
+  return () => {
+    try {
+      restrict(keepBpf, become?.uid, become?.gid);
+    } catch (error) {
+      if (!isNativeError(error)) throw error;
+      throw new UserError(
+        `cannot give up privileges (${error.step}: ${getSystemErrorName(-error.errno)})`,
+        become && !mayChangeUser()
+          ? "leave out --run-as, or add CAP_SETUID and CAP_SETGID"
+          : "allow the call, or keep all privileges: --run-as root",
+        ExitCode.unable,
+      );
+    }
+    const { uid, gid } = become ?? { uid: process.getuid?.(), gid: process.getgid?.() };
+    return `runs as uid ${uid}, gid ${gid}, ${keepBpf ? "with CAP_BPF only" : "without capabilities"}`;
+  };
+}
+
+function mayChangeUser(): boolean {
+  const set = effectiveCapabilities(readFileSync("/proc/self/status", "utf8"));
+  return hasCapabilities(set, "CAP_SETUID", "CAP_SETGID");
+}

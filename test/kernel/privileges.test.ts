@@ -1,0 +1,213 @@
+import { chmodSync, readdirSync, readFileSync } from "node:fs";
+import { release } from "node:os";
+import { afterEach, describe, expect, test } from "vitest";
+import { isAtLeast } from "../../src/kernel.ts";
+import { projectPath } from "../support/files.ts";
+import { Installation } from "../support/installation.ts";
+import {
+  CLI,
+  loadedBy,
+  Meter,
+  result,
+  STORM,
+  sh,
+  uniqueName,
+  until,
+  untilGone,
+} from "../support/meter.ts";
+
+const CAP_BPF = 1n << 39n;
+/** What a meter that is done with attaching holds: nothing where maps can be read without. */
+const NEEDED = isAtLeast(release(), 5, 19) ? 0n : CAP_BPF;
+
+let meter: Meter | undefined;
+afterEach(async () => {
+  await meter?.stop();
+  meter = undefined;
+});
+
+/** A meter that has printed its first line, and so has given up what it does not need. */
+async function start(...args: Parameters<typeof Meter.start>): Promise<Meter> {
+  meter = await Meter.start(...args);
+  const { lines } = await until("the first line", () => (meter?.lines[0] ? meter : undefined));
+  expect(lines[0]).toContain("execve_counter: ");
+  return meter;
+}
+
+/** What /proc says of every thread, the main one first. */
+function threads({ pid }: Meter) {
+  return readdirSync(`/proc/${pid}/task`).map((thread) => {
+    const status = readFileSync(`/proc/${pid}/task/${thread}/status`, "utf8");
+    const field = (name: string) =>
+      new RegExp(`^${name}:[ \\t]*(.*?)[ \\t]*$`, "m").exec(status)?.[1];
+    const set = (name: string) => BigInt(`0x${field(name)}`);
+    return {
+      uids: field("Uid")?.split(/\s+/),
+      gids: field("Gid")?.split(/\s+/),
+      groups: field("Groups"),
+      permitted: set("CapPrm"),
+      effective: set("CapEff"),
+      inheritable: set("CapInh"),
+      ambient: set("CapAmb"),
+      noNewPrivileges: field("NoNewPrivs"),
+    };
+  });
+}
+
+const as = (uid: string, gid: string, kept = 0n) => ({
+  ...{ uids: [uid, uid, uid, uid], gids: [gid, gid, gid, gid], groups: "" },
+  ...{ permitted: kept, effective: kept, inheritable: 0n, ambient: 0n, noNewPrivileges: "1" },
+});
+
+async function expectCounting(running: Meter) {
+  const before = await running.counts();
+  sh(STORM, ["execveat", "1", "1000"]);
+  const after = await running.counts();
+  expect((after.attempts?.execveat ?? 0) - (before.attempts?.execveat ?? 0)).toBeGreaterThan(999);
+  expect(after.execs).toBeGreaterThan(before.execs);
+}
+
+describe("started by root", () => {
+  test("it becomes nobody, on every thread, without groups, and counts on", async () => {
+    const groups = ["setpriv", "--groups", "4,20,27"];
+    meter = await start(["--by", "user", "--failures"], { wrap: groups });
+    const [main, ...others] = threads(meter);
+    expect(main).toEqual(as("65534", "65534", NEEDED));
+    expect(others.length).toBeGreaterThan(0);
+    for (const thread of others) expect(thread).toEqual(as("65534", "65534"));
+    await expectCounting(meter);
+  });
+
+  test("nothing has to be loaded from its files after that", async () => {
+    const installed = new Installation();
+    try {
+      chmodSync(installed.directory, 0o700);
+      meter = await start(["--by", "command,user,container"], { cli: installed.cli });
+      expect(threads(meter)[0]?.uids?.[0]).toBe("65534");
+      for (const path of ["/", "/metrics", "/api/v1/counts", "/-/ready", "/nothing"]) {
+        const { status } = await fetch(meter.origin + path);
+        expect(status).toBe(path === "/nothing" ? 404 : 200);
+      }
+      const accept = "application/openmetrics-text";
+      const metrics = await fetch(`${meter.origin}/metrics`, { headers: { accept } });
+      const text = await metrics.text();
+      expect(text).toContain("# EOF");
+      // Its own directory in /proc belongs to root now, and it can look into it all the same.
+      const open = Number(/^process_open_fds (\d+)/m.exec(text)?.[1]);
+      expect(open).toBeGreaterThan(Object.values(loadedBy(meter.pid)).flat().length);
+      await expectCounting(meter);
+      expect(await meter.stop("SIGTERM")).toBe(0);
+    } finally {
+      installed.remove();
+    }
+  });
+
+  test.each([
+    ["by name", "daemon", "1", "1"],
+    ["by number", "1", "1", "1"],
+    ["by a number that has no account", "54321", "54321", "54321"],
+  ])("it becomes somebody else, %s", async (_, user, uid, gid) => {
+    meter = await start(["--run-as", user]);
+    expect(threads(meter)[0]).toEqual(as(uid, gid, NEEDED));
+    await expectCounting(meter);
+  });
+
+  test("root keeps all", async () => {
+    const self = /^CapEff:\s*(\w+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
+    meter = await start(["--run-as", "root"]);
+    const { uids, effective, noNewPrivileges } = threads(meter)[0] ?? {};
+    expect({ uids, effective, noNewPrivileges }).toEqual({
+      ...{ uids: ["0", "0", "0", "0"], effective: BigInt(`0x${self}`) },
+      noNewPrivileges: "0",
+    });
+  });
+
+  test("without CAP_SETUID it stays root, and has nothing of what makes root", async () => {
+    const wrap = ["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"];
+    meter = await start([], { wrap });
+    expect(threads(meter)[0]).toMatchObject({ ...as("0", "0", NEEDED), groups: expect.anything() });
+    await expectCounting(meter);
+  });
+
+  test("pins are adopted and left as ever", async () => {
+    const directory = `/sys/fs/bpf/${uniqueName()}`;
+    const flags = ["--pin", directory, "--attempts", "raw"];
+    try {
+      meter = await start(flags);
+      expect(threads(meter)[0]?.uids?.[0]).toBe("65534");
+      const { start_time } = await meter.counts();
+      expect(await meter.stop("SIGTERM")).toBe(0);
+      meter = await start(flags);
+      expect((await meter.counts()).start_time).toBe(start_time);
+      await expectCounting(meter);
+      await meter.stop();
+    } finally {
+      sh(process.execPath, [CLI, "unpin", directory]);
+    }
+  });
+});
+
+describe("started by an ordinary user with the three capabilities", () => {
+  const caps = "+bpf,+perfmon,+dac_read_search";
+  const user = ["setpriv", "--reuid=1", "--regid=1", "--clear-groups"];
+  const wrap = [...user, "--inh-caps", caps, "--ambient-caps", caps];
+  const flags = ["--attempts", "raw"];
+  let installed: Installation;
+  afterEach(() => installed.remove());
+
+  test("it stays that user, and the main thread holds no more than it needs", async () => {
+    installed = new Installation();
+    chmodSync(installed.directory, 0o755);
+    meter = await start(flags, { wrap, cli: installed.cli });
+    expect(threads(meter)[0]).toEqual(as("1", "1", NEEDED));
+    for (const { noNewPrivileges } of threads(meter)) expect(noNewPrivileges).toBe("1");
+    await expectCounting(meter);
+  });
+
+  test("it is told that it cannot become another, and leaves nothing loaded", async () => {
+    installed = new Installation();
+    chmodSync(installed.directory, 0o755);
+    const [command = "", ...args] = [...wrap, process.execPath, installed.cli];
+    const { status, stderr } = result(command, [
+      ...args,
+      "--no-web",
+      "--run-as",
+      "daemon",
+      ...flags,
+    ]);
+    expect(stderr).toContain("error: cannot give up privileges (setgroups: EPERM)\n");
+    expect(stderr).toContain("to do: leave out --run-as, or add CAP_SETUID and CAP_SETGID\n");
+    expect(status).toBe(3);
+    const mapId = Number(/execve_counter, id (\d+)/.exec(stderr)?.[1]);
+    await untilGone({ prog: [], map: [mapId], link: [] });
+  });
+});
+
+test("a user that does not exist is refused before anything is loaded", () => {
+  for (const user of ["no-such-user", "", "4294967295", "-1"]) {
+    for (const more of [[], ["--check"]]) {
+      const { status, stdout, stderr } = result(process.execPath, [
+        CLI,
+        `--run-as=${user}`,
+        ...more,
+      ]);
+      expect(stderr).toBe(
+        `execve-counter: error: there is no user ${JSON.stringify(user)}\n` +
+          "execve-counter: error: to do: give --run-as the name or the number of an account, or root to keep all privileges\n",
+      );
+      expect({ status, stdout }).toEqual({ status: 2, stdout: "" });
+    }
+  }
+});
+
+test("who has given privileges up can start no program", () => {
+  const script = `
+    const { restrict } = require(${JSON.stringify(projectPath("build/Release/execve_counter.node"))});
+    const { spawnSync } = require("node:child_process");
+    const start = (...args) => spawnSync(${JSON.stringify(STORM)}, args).error?.code;
+    const before = start("execveat", "1", "1");
+    restrict(false, 65534, 65534);
+    process.stdout.write(JSON.stringify({ before, after: start("execveat", "1", "1") }));`;
+  const { stdout, stderr } = result(process.execPath, ["-e", script]);
+  expect({ stdout, stderr }).toEqual({ stdout: '{"after":"EPERM"}', stderr: "" });
+});
