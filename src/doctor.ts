@@ -67,7 +67,7 @@ export function examine(machine: Machine): Finding[] {
     ]),
     fileSystem(machine, "bpffs", BPFFS_MAGIC, ["/sys/fs/bpf"]),
     capabilities(machine),
-    sysctl(machine, "kernel/perf_event_paranoid"),
+    paranoia(machine),
     sysctl(machine, "kernel/unprivileged_bpf_disabled"),
     lockdown(machine),
     preemption(machine),
@@ -144,12 +144,24 @@ function capabilities({ read }: Machine): Finding {
   return { what, state: "missing", found: "neither CAP_BPF and CAP_PERFMON nor root's", remedy };
 }
 
-/** Neither stops one who has the capabilities: for the record. */
+/** Up to 2 this does not stop one who has the capabilities; more is Debian's and Ubuntu's own. */
+function paranoia(machine: Machine): Finding {
+  const finding = sysctl(machine, "kernel/perf_event_paranoid");
+  const set = effectiveCapabilities(machine.read("/proc/self/status"));
+  if (!(Number.parseInt(finding.found, 10) > 2) || hasCapabilities(set, "CAP_SYS_ADMIN")) {
+    return finding;
+  }
+  const remedy =
+    "CAP_PERFMON is not enough for --attempts tracepoint here, CAP_SYS_ADMIN is: raw counts instead; or set it to 2";
+  return { ...finding, state: "note", remedy };
+}
+
+/** Does not stop one who has the capabilities: for the record. */
 function sysctl({ read }: Machine, name: string): Finding {
   const value = read(`/proc/sys/${name}`)?.trim();
   const what = name.replace("kernel/", "");
   if (value === undefined) return { what, state: "unknown", found: "not readable", remedy: "" };
-  return ok(what, `${value}, which does not matter with the capabilities`);
+  return ok(what, value);
 }
 
 function lockdown({ read }: Machine): Finding {

@@ -49,7 +49,7 @@ const ALL_CAPABILITIES = "run it as root, or with CAP_BPF and CAP_PERFMON";
 const BANNED =
   "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
 const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
-const USE_RAW = "count by the raw hook, which needs no tracefs: --attempts raw";
+const USE_RAW = "count by the raw hook, which needs none: --attempts raw";
 
 /** Puts a failure of the kernel or of libbpf into a user's words. */
 export function explain(failure: KernelFailure, here: Circumstances): UserError {
@@ -81,6 +81,10 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
         : unable(`tracefs is not mounted, nor can it be privately (${code})`, USE_RAW);
     case "tracepoint":
       return unable(`this kernel has no tracepoints on system calls (${code})`, USE_RAW);
+    case "perf_event":
+      if (code === "ENOSYS") return unable(`this kernel has no perf events (${code})`, USE_RAW);
+      if (isDenied(code)) return unable(`perf events may not be opened (${code})`, USE_RAW);
+      break;
     case "load":
       if (!here.btf && code !== "ENOSYS" && !isDenied(code)) {
         return unable(
@@ -99,12 +103,6 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     return unable(
       `this kernel cannot pin the link of a tracepoint (${step}: ${code})`,
       "use --attempts raw, whose links every kernel can pin; tracepoints' can be from Linux 5.15 on",
-    );
-  }
-  if (code === "ENOSYS" && step === "perf_event") {
-    return unable(
-      `this kernel has no perf events (${step}: ${code})`,
-      "boot a kernel with CONFIG_PERF_EVENTS=y, or count by the raw hook, with --attempts raw",
     );
   }
   if (code === "ENOSYS") {

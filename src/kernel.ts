@@ -171,10 +171,10 @@ export function openKernel(options: KernelOptions): Kernel {
   try {
     return open("tracepoint");
   } catch (error) {
-    // Not where tracefs is out of reach for want of memory or file descriptors.
+    // Not where it is out of reach for want of memory or file descriptors.
     const unable = error instanceof UserError && error.exitCode === ExitCode.unable;
     if (!unable || !isNativeError(error.cause)) throw error;
-    if (!["tracefs", "tracepoint"].includes(error.cause.step)) throw error;
+    if (!["tracefs", "tracepoint", "perf_event"].includes(error.cause.step)) throw error;
     return open("raw", error.message);
   }
 }

@@ -55,6 +55,16 @@ test.each([
   ["capabilities", machine({ "/proc/self/status": "CapEff:\t0\n" }), "missing", "CAP_PERFMON"],
   ["capabilities", machine({ "/proc/self/status": "CapEff:\tc000000000\n" }), "note", "enough"],
   [
+    "perf_event_paranoid",
+    machine({
+      "/proc/sys/kernel/perf_event_paranoid": "3\n",
+      "/proc/self/status": "CapEff:\tc000000000\n",
+    }),
+    "note",
+    "raw counts instead",
+  ],
+  ["perf_event_paranoid", machine({ "/proc/sys/kernel/perf_event_paranoid": "3" }), "ok", ""],
+  [
     "lockdown",
     machine({ "/sys/kernel/security/lockdown": "none integrity [confidentiality]" }),
     "missing",
