@@ -200,49 +200,44 @@ async function startWeb(
   const { landingPage } = await import("./page.ts");
   const processMetrics = observeProcess();
 
-  const withSnapshot =
-    (show: (snapshot: Snapshot, ...rest: Parameters<Page>) => ReturnType<Page>): Page =>
-    (prefer) => {
+  const withSnapshot = <Type extends string>(
+    types: readonly Type[],
+    show: (snapshot: Snapshot, type: Type) => string | Promise<string>,
+  ): Page => ({
+    types,
+    make: async (type) => {
       const snapshot = source.tryRead();
       return snapshot
-        ? show(snapshot, prefer)
+        ? { body: await show(snapshot, type as Type) }
         : { status: 503, type: TEXT, body: `cannot read the counters: ${source.failure}\n` };
-    };
-  const healthy: Page = () => ({ type: TEXT, body: "healthy\n" });
-  const ready = withSnapshot(() => ({ type: TEXT, body: "ready\n" }));
+    },
+  });
+  const links = landingPage(VERSION, [
+    [options.telemetryPath, "for Prometheus"],
+    ["/api/v1/counts", "the counts as JSON"],
+    ["/-/healthy", "whether the agent answers"],
+    ["/-/ready", "whether it can read its counts"],
+  ]);
+  const healthy: Page = { types: [TEXT], make: () => ({ body: "healthy\n" }) };
+  const ready = withSnapshot([TEXT], () => "ready\n");
 
   const pages = new Map<string, Page>([
-    [
-      "/",
-      () => ({
-        type: HTML,
-        body: landingPage(VERSION, [
-          [options.telemetryPath, "for Prometheus"],
-          ["/api/v1/counts", "the counts as JSON"],
-          ["/-/healthy", "whether the agent answers"],
-          ["/-/ready", "whether it can read its counts"],
-        ]),
-      }),
-    ],
-    [
-      "/api/v1/counts",
-      withSnapshot((snapshot) => ({ type: JSON_TYPE, body: `${toJson(toPlain(snapshot))}\n` })),
-    ],
+    ["/", { types: [HTML], make: () => ({ body: links }) }],
+    ["/api/v1/counts", withSnapshot([JSON_TYPE], (snapshot) => `${toJson(toPlain(snapshot))}\n`)],
     ["/-/healthy", healthy],
     ["/healthz", healthy],
     ["/-/ready", ready],
     ["/readyz", ready],
     [
       options.telemetryPath,
-      withSnapshot(async (snapshot, prefer) => {
-        const type = prefer(CONTENT_TYPES);
+      withSnapshot(CONTENT_TYPES, (snapshot, type) => {
         const agent = {
           version: VERSION,
           nodeVersion: process.version,
           libbpfVersion: kernel.libbpfVersion,
           readErrors: source.readErrors,
         };
-        return { type, body: await render(type, snapshot, agent, processMetrics) };
+        return render(type, snapshot, agent, processMetrics);
       }),
     ],
   ]);

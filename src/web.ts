@@ -1,9 +1,12 @@
 /** HTTP: a table of pages, read only. Knows nothing of what they say. */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import { type AddressInfo, isIPv6 } from "node:net";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { type AddressInfo, createServer as createListener, isIPv6, type Server } from "node:net";
+import type { Duplex } from "node:stream";
+import { setImmediate } from "node:timers/promises";
 import { promisify } from "node:util";
 import { gzip } from "node:zlib";
 import Negotiator from "negotiator";
+import { BOUNDS, type Bounds, type Client, Connections } from "./connections.ts";
 import { ExitCode, UserError } from "./errors.ts";
 
 export interface Address {
@@ -13,20 +16,19 @@ export interface Address {
 }
 
 export interface Answer {
+  /** 200 by default. */
   status?: number;
-  type: string;
+  /** The type that was asked for, by default. */
+  type?: string;
   body: string;
 }
 
-/**
- * Makes one page.
- *
- * @param prefer returns the content type that the client likes best, or the first
- *   where it likes none, so that no scraper is turned away
- */
-export type Page = (
-  prefer: <T extends string>(types: readonly T[]) => T,
-) => Answer | Promise<Answer>;
+export interface Page {
+  /** The content types it comes in; the first is for who likes none, so that no scraper is turned away. */
+  types: readonly string[];
+  /** Makes it, for everybody who waits for it in this type. */
+  make(type: string): Answer | Promise<Answer>;
+}
 
 export interface Web {
   /** Where it listens, as URLs without a path. */
@@ -39,7 +41,23 @@ export const HTML = "text/html; charset=utf-8";
 export const JSON_TYPE = "application/json; charset=utf-8";
 
 const METHODS = ["GET", "HEAD"];
+/** What a client asks for in more letters than this is not looked at: it can take long to. */
+const LONGEST_PREFERENCE = 1024;
+/** Milliseconds that a page is waited with while more and more ask for it. */
+const LONGEST_GATHERING = 50;
 const compress = promisify(gzip);
+
+/** An answer as it is sent; compressed once for everybody. */
+interface Sheet {
+  status: number;
+  type: string;
+  body: Buffer;
+  gzip?: Promise<Buffer>;
+}
+
+const NOT_FOUND = sheet({ status: 404, body: "not found\n" });
+const NOT_ALLOWED = sheet({ status: 405, body: "only GET and HEAD\n" });
+const BROKEN = sheet({ status: 500, body: "this is a bug: see the log\n" });
 
 /**
  * Serves the pages, by path, on every address.
@@ -50,72 +68,148 @@ export async function serve(
   addresses: readonly Address[],
   pages: ReadonlyMap<string, Page>,
   onError: (error: unknown) => void,
+  bounds: Bounds = BOUNDS,
 ): Promise<Web> {
-  const servers: Server[] = [];
+  const connections = new Connections(bounds);
+  const table = new Map([...pages].map(([path, page]) => [path, toSheets(page, onError)]));
+  // It does not listen, so it has no time limits of its own: those of the connections are it.
+  const http = createServer({ keepAliveTimeout: bounds.patience }, (request, response) => {
+    const client = request.socket as Duplex as Client;
+    if (client.destroyed || !connections.ask(client)) return;
+    answer(request, response, table, connections).catch((error) => {
+      onError(error);
+      client.destroy();
+    });
+  });
+
+  const listeners: Server[] = [];
   const close = () => {
-    for (const server of servers) {
-      server.close();
-      server.closeAllConnections();
-    }
+    for (const listener of listeners) listener.close();
+    connections.closeAll();
   };
   try {
     for (const address of addresses) {
-      const server = createServer((request, response) => {
-        answer(request, response, pages).catch((error) => {
-          onError(error);
-          response.writeHead(500).end();
-        });
+      // Half open: who has said all may still wait for the answer.
+      const listener = createListener({ allowHalfOpen: true, noDelay: true }, (socket) => {
+        connections.accept(socket);
+        http.emit("connection", connections.open(socket));
       });
-      servers.push(server);
-      await listen(server, address);
-      server.on("error", onError);
+      listeners.push(listener);
+      await listen(listener, address);
+      listener.on("error", onError);
     }
   } catch (error) {
     close();
     throw error;
   }
-  return { origins: servers.map(origin), close };
+  return { origins: listeners.map(origin), close };
+}
+
+type Sheets = ReadonlyMap<string, () => Promise<Sheet>>;
+
+/** The page in each of its types, made at most once at a time. */
+function toSheets({ types, make }: Page, onError: (error: unknown) => void): Sheets {
+  return new Map(
+    types.map((type) => [
+      type,
+      shared(async () => {
+        try {
+          return sheet({ type, ...(await make(type)) });
+        } catch (error) {
+          onError(error);
+          return BROKEN;
+        }
+      }),
+    ]),
+  );
+}
+
+function sheet({ status = 200, type = TEXT, body }: Answer): Sheet {
+  return { status, type, body: Buffer.from(body) };
+}
+
+/**
+ * Calls `make` once for all who ask before it begins, and waits for those who are
+ * about to: everybody gets what was made after they asked, and however many they
+ * are, timers run between two calls.
+ */
+function shared<T>(make: () => Promise<T>): () => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  let next: Promise<T> | undefined;
+  let more = false;
+  return () => {
+    more = true;
+    next ??= last.then(async () => {
+      // A turn of the event loop accepts one connection, and ends here.
+      const latest = performance.now() + LONGEST_GATHERING;
+      await setImmediate();
+      do {
+        more = false;
+        await setImmediate();
+      } while (more && performance.now() < latest);
+      next = undefined;
+      return make();
+    });
+    last = next.then(() => {});
+    return next;
+  };
 }
 
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  pages: ReadonlyMap<string, Page>,
+  table: ReadonlyMap<string, Sheets>,
+  connections: Connections,
 ): Promise<void> {
+  const { method = "", headers } = request;
   // Prometheus 3 adds how to escape unusual metric names to the types it asks
   // for; there are none here, so the types are matched without.
-  const accept = request.headers.accept?.replaceAll(/;\s*escaping=[^;,]*/g, "");
-  const negotiator = new Negotiator({ headers: { ...request.headers, accept } });
-  const page = pages.get(pathOf(request));
-  const method = request.method ?? "";
-  let reply: Answer;
-  if (!page) {
-    reply = { status: 404, type: TEXT, body: "not found\n" };
+  const accept = preference(headers.accept)?.replaceAll(/;\s*escaping=[^;,]*/g, "");
+  const encoding = preference(headers["accept-encoding"]);
+  const negotiator = new Negotiator({ headers: { accept, "accept-encoding": encoding } });
+  const sheets = table.get(pathOf(request));
+  let sheet: Sheet;
+  if (!sheets) {
+    sheet = NOT_FOUND;
   } else if (!METHODS.includes(method)) {
     response.setHeader("allow", METHODS.join(", "));
-    reply = { status: 405, type: TEXT, body: "only GET and HEAD\n" };
+    sheet = NOT_ALLOWED;
   } else {
-    reply = await page((types) => preferred(negotiator, types));
+    sheet = await preferred(negotiator, sheets)();
   }
 
-  let body = Buffer.from(reply.body);
+  let { body } = sheet;
   if (negotiator.encoding(["gzip", "identity"]) === "gzip") {
-    body = await compress(body);
+    sheet.gzip ??= compress(body);
+    body = await sheet.gzip;
     response.setHeader("content-encoding", "gzip");
   }
-  response.writeHead(reply.status ?? 200, {
-    "content-type": reply.type,
+  // What comes with a request is not read, so nothing can come after it.
+  if (hasBody(request)) response.setHeader("connection", "close");
+  response.writeHead(sheet.status, {
+    "content-type": sheet.type,
     "content-length": body.length,
     vary: "accept, accept-encoding",
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
   });
+  const client = request.socket as Duplex as Client;
+  connections.answer(client, body.length);
+  response.once("finish", () => connections.sent(client, body.length));
   response.end(method === "HEAD" ? undefined : body);
 }
 
-function preferred<T extends string>(negotiator: Negotiator, types: readonly T[]): T {
-  const best = negotiator.mediaType([...types]) ?? types[0];
-  return types.find((type) => type === best) as T;
+function preference(header: string | undefined): string | undefined {
+  return header && header.length <= LONGEST_PREFERENCE ? header : undefined;
+}
+
+function hasBody({ headers }: IncomingMessage): boolean {
+  return "transfer-encoding" in headers || (headers["content-length"] ?? "0") !== "0";
+}
+
+function preferred(negotiator: Negotiator, sheets: Sheets): () => Promise<Sheet> {
+  const types = [...sheets.keys()];
+  return sheets.get(negotiator.mediaType(types) ?? (types[0] as string)) as () => Promise<Sheet>;
 }
 
 function pathOf(request: IncomingMessage): string {

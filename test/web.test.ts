@@ -1,7 +1,11 @@
+import { once } from "node:events";
 import { request } from "node:http";
-import { createConnection } from "node:net";
+import { createConnection, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import fc from "fast-check";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { BOUNDS, type Bounds } from "../src/connections.ts";
 import { ExitCode } from "../src/errors.ts";
 import { CONTENT_TYPES } from "../src/metrics.ts";
 import { type Page, serve, TEXT, type Web } from "../src/web.ts";
@@ -9,21 +13,27 @@ import { type Page, serve, TEXT, type Web } from "../src/web.ts";
 const [PLAIN, OPEN_METRICS] = CONTENT_TYPES;
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 const errors: unknown[] = [];
+const LARGE = "x".repeat(8 << 20);
 let web: Web;
 let origin: string;
+
+function page(body: () => string, types: readonly string[] = [TEXT]): Page {
+  return { types, make: () => ({ body: body() }) };
+}
 
 beforeAll(async () => {
   web = await serve(
     [LOOPBACK, LOOPBACK],
     new Map<string, Page>([
-      ["/", () => ({ type: TEXT, body: "hello\n" })],
-      ["/metrics", (prefer) => ({ type: prefer(CONTENT_TYPES), body: "x 1\n" })],
-      ["/failing", () => ({ status: 503, type: TEXT, body: "why\n" })],
+      ["/", page(() => "hello\n")],
+      ["/metrics", page(() => "x 1\n", CONTENT_TYPES)],
+      ["/large", page(() => LARGE)],
+      ["/failing", { types: [TEXT], make: () => ({ status: 503, body: "why\n" }) }],
       [
         "/broken",
-        () => {
+        page(() => {
           throw new Error("broken");
-        },
+        }),
       ],
     ]),
     (error) => errors.push(error),
@@ -33,10 +43,10 @@ beforeAll(async () => {
 
 afterAll(() => web.close());
 
-function get(path: string, headers: Record<string, string> = {}, method = "GET") {
+function get(path: string, headers: Record<string, string> = {}, method = "GET", from = origin) {
   return new Promise<{ status: number; headers: Record<string, unknown>; body: Buffer }>(
     (resolve, reject) => {
-      request(`${origin}${path}`, { headers, method, agent: false }, async (response) => {
+      request(`${from}${path}`, { headers, method, agent: false }, async (response) => {
         const chunks: Buffer[] = [];
         for await (const chunk of response) chunks.push(chunk);
         const { statusCode: status = 0, headers } = response;
@@ -160,6 +170,265 @@ test("close ends open connections", async () => {
   other.close();
   await ended;
 });
+
+test("what many ask for at once is made once for those who wait, and timers run meanwhile", async () => {
+  let made = 0;
+  const slow = page(() => {
+    for (const end = performance.now() + 20; performance.now() < end; );
+    return `${++made}`;
+  });
+  const { port } = await bounded({}, new Map([["/", slow]]));
+  const sockets = await Promise.all(Array.from({ length: 100 }, () => connect(port)));
+  let last = performance.now();
+  let longest = 0;
+  const timer = setInterval(() => {
+    longest = Math.max(longest, performance.now() - last);
+    last = performance.now();
+  }, 10);
+  for (const socket of sockets) socket.write(GET);
+  const texts = await Promise.all(sockets.map((socket) => answered(socket)));
+  clearInterval(timer);
+  for (const text of texts) expect(text).toContain("HTTP/1.1 200");
+  expect(made).toBeLessThan(50);
+  expect(longest).toBeLessThan(500);
+
+  const before = made;
+  const socket = await connect(port);
+  socket.write(GET);
+  expect(await answered(socket)).toMatch(new RegExp(`\\D${before + 1}$`));
+});
+
+test("idle connections give way, the oldest first, and the newest is answered", async () => {
+  const small = await bounded({ connections: 8 });
+  const idle = await Promise.all(Array.from({ length: 8 }, () => connect(small.port)));
+  for (const socket of idle) socket.resume();
+  const [oldest] = idle;
+  const ended = closed(oldest as Socket);
+  expect(await get("/", {}, "GET", small.origin)).toMatchObject({ status: 200 });
+  await ended;
+  expect(idle.filter(({ destroyed }) => destroyed)).toHaveLength(1);
+});
+
+test.each([
+  ["nothing", ""],
+  ["half of the headers", "GET / HTTP/1.1\r\nhost: x\r\nx-slow: "],
+  ["half of the body", "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc"],
+  ["half of a chunk", "POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n9\r\nabc"],
+])("who says %s, and then a byte now and again, is shut out", async (_, start) => {
+  const { port } = await bounded({ patience: 500 });
+  const socket = await connect(port);
+  socket.write(start);
+  const timer = setInterval(() => socket.write("x"), 50);
+  await closed(socket);
+  clearInterval(timer);
+});
+
+test("who goes on asking stays connected for longer than one answer may take", async () => {
+  const { port } = await bounded({ patience: 500 });
+  const socket = await connect(port);
+  for (let i = 0; i < 10; i++) {
+    socket.write("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+    await once(socket, "data");
+    await sleep(100);
+  }
+  expect(socket.destroyed).toBe(false);
+  socket.destroy();
+});
+
+test("who does not read an answer is shut out", async () => {
+  const { port } = await bounded({ patience: 500 });
+  const socket = await connect(port);
+  socket.write("GET /large HTTP/1.1\r\nhost: x\r\n\r\n");
+  await sleep(1000);
+  expect((await answered(socket)).length).toBeLessThan(LARGE.length);
+});
+
+test("answers that nobody reads give way to the next", async () => {
+  const { port, origin } = await bounded({ unread: 3 * LARGE.length });
+  const idle = await Promise.all(Array.from({ length: 8 }, () => connect(port)));
+  for (const socket of idle) {
+    socket.pause();
+    socket.write("GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    await once(socket, "readable");
+  }
+  expect(await get("/large", {}, "GET", origin)).toMatchObject({ status: 200 });
+  const texts = await Promise.all(idle.map((socket) => answered(socket)));
+  const whole = texts.filter((text) => text.length > LARGE.length);
+  expect(whole).toHaveLength(2);
+});
+
+test("requests that come before the last is answered are answered in turn, up to a bound", async () => {
+  const { port } = await bounded({ pipelined: 4 });
+  const request = (path: string) => `GET ${path} HTTP/1.1\r\nhost: x\r\n\r\n`;
+  const polite = await connect(port);
+  polite.write(request("/") + request("/nothing") + request("/") + GET);
+  const statuses = [...(await answered(polite)).matchAll(/HTTP\/1.1 (\d+)/g)];
+  expect(statuses.map(([, status]) => status)).toEqual(["200", "404", "200", "200"]);
+  const flood = await connect(port);
+  flood.write(request("/").repeat(100_000));
+  await answered(flood);
+  expect(await (await fetch(`http://127.0.0.1:${port}/`)).text()).toBe("hello\n");
+});
+
+test("a request is answered without its body, which ends the connection", async () => {
+  for (const body of [
+    "content-length: 3\r\n\r\nabc",
+    "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+  ]) {
+    const socket = await connect(ports(web)[0].port);
+    socket.write(`GET / HTTP/1.1\r\nhost: x\r\n${body}`);
+    const text = await answered(socket);
+    expect(text).toContain("HTTP/1.1 200");
+    expect(text.toLowerCase()).toContain("connection: close");
+  }
+});
+
+test("preferences beyond measure, which take long to read, are not read", async () => {
+  const many = "a/b,".repeat(3700);
+  const types = await get("/metrics", { accept: `${many}application/openmetrics-text` });
+  expect(types.headers["content-type"]).toBe(PLAIN);
+  const codings = await get("/", { "accept-encoding": `${many}gzip` });
+  expect(codings.headers["content-encoding"]).toBeUndefined();
+});
+
+test("who has said all, and closes that side, is answered", async () => {
+  const socket = await connect(ports(web)[0].port);
+  socket.end("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+  expect(await answered(socket)).toMatch(/^HTTP\/1.1 200 .*\n\r\nhello\n$/s);
+});
+
+test.each([
+  ["CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n", ""],
+  ["OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "404"],
+  ["GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n", "200"],
+  ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400"],
+  ["GET / HTTP/1.0\r\n\r\n", "200"],
+  ["GET / HTTP/1.0\n\n", "400"],
+  ["GET / HTTP/1.1\n\n", "400"],
+  ["GET / HTTP/1.1\r\n\r\n", "400"],
+  ["GET / HTTP/0.9\r\n\r\n", "200"],
+  ["GET /\r\n\r\n", "200"],
+  ["GARBAGE / HTTP/1.1\r\nhost: x\r\n\r\n", "400"],
+  ["\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "400"],
+  ["GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\nconnection: close\r\n\r\n", "200"],
+  ["GET / HTTP/1.1\r\nhost: \x01\r\n\r\n", "400"],
+  ["GET /%00 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "404"],
+  ["GET /\x00 HTTP/1.1\r\nhost: x\r\n\r\n", "400"],
+  ["GET /%zz/../..//%2e%2e HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "200"],
+  ["GET /./ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "200"],
+  [`GET /${"a".repeat(15_000)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`, "404"],
+  [`GET /${"a".repeat(100_000)} HTTP/1.1\r\nhost: x\r\n\r\n`, "431"],
+  [`GET / HTTP/1.1\r\nhost: x\r\n${"a: b\r\n".repeat(10_000)}\r\n`, "431"],
+  [`GET / HTTP/1.1\r\nhost: x\r\n${"a:\r\n".repeat(1900)}connection: close\r\n\r\n`, "200"],
+  ["POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", "400"],
+  ["POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", "400"],
+  ["POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "405"],
+  ["GET / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n", "100"],
+  ["GET / HTTP/1.1\r\nhost: x\r\nexpect: nonsense\r\nconnection: close\r\n\r\n", "417"],
+])("%j is answered with %j", async (request, status) => {
+  const socket = await connect(ports(web)[0].port);
+  socket.write(request, "latin1");
+  const text = await answered(socket);
+  expect(text.slice(0, 12)).toBe(status && `HTTP/1.1 ${status}`);
+  expect((await get("/")).status).toBe(200);
+});
+
+test("whatever bytes come, the next request is answered", async () => {
+  const token = fc.constantFrom(
+    ...[
+      "GET",
+      "HEAD",
+      "POST",
+      " ",
+      "/",
+      "/metrics",
+      " HTTP/1.1",
+      " HTTP/1.0",
+      "\r\n",
+      "\n",
+      "\r\n\r\n",
+    ],
+    ...[
+      "host: x",
+      "accept: ",
+      "accept-encoding: gzip",
+      "*/*",
+      ";q=",
+      "content-length: ",
+      "1",
+      "-1",
+    ],
+    ...["transfer-encoding: chunked", "connection: close", "upgrade: h2c", "expect: 100-continue"],
+    ...["\x00", "\xff", ",", '"', "http://[", "%"],
+  );
+  const noise = fc
+    .uint8Array({ maxLength: 40 })
+    .map((bytes) => Buffer.from(bytes).toString("latin1"));
+  const bytes = fc.array(fc.oneof({ weight: 9, arbitrary: token }, noise), { maxLength: 40 });
+  await fc.assert(
+    fc.asyncProperty(bytes, async (parts) => {
+      const socket = await connect(ports(web)[0].port);
+      socket.end(parts.join(""), "latin1");
+      await closed(socket);
+    }),
+    { numRuns: 300 },
+  );
+  expect((await get("/")).status).toBe(200);
+});
+
+test("clients that break off harm nothing", async () => {
+  const before = errors.length;
+  for (let i = 0; i < 40; i++) {
+    const socket = await connect(ports(web)[0].port);
+    socket.on("error", () => {});
+    socket.write(`GET /${i % 2 ? "large" : ""} HTTP/1.1\r\nhost: x\r\n\r\n`);
+    if (i % 3) await sleep(i % 5);
+    socket.resetAndDestroy();
+  }
+  expect((await get("/large")).body).toHaveLength(LARGE.length);
+  expect(errors).toHaveLength(before);
+}, 30_000);
+
+const GET = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+const fail = (error: unknown) => {
+  throw error;
+};
+
+function ports({ origins }: Web): [{ port: number }] {
+  return origins.map((each) => ({ port: Number(new URL(each).port) })) as [{ port: number }];
+}
+
+/** A server with other bounds, until the test ends. */
+async function bounded(
+  bounds: Partial<Bounds>,
+  pages = new Map([
+    ["/", page(() => "hello\n")],
+    ["/large", page(() => LARGE)],
+  ]),
+): Promise<{ port: number; origin: string }> {
+  const web = await serve([LOOPBACK], pages, fail, { ...BOUNDS, ...bounds });
+  onTestFinished(() => web.close());
+  return { ...ports(web)[0], origin: web.origins[0] as string };
+}
+
+async function connect(port: number): Promise<Socket> {
+  const socket = createConnection({ port, host: "127.0.0.1", allowHalfOpen: true });
+  await once(socket, "connect");
+  return socket.on("error", () => {}).once("end", () => socket.destroy());
+}
+
+/** All that comes until the connection ends. */
+async function answered(socket: Socket): Promise<string> {
+  const chunks: Buffer[] = [];
+  socket.on("data", (data) => chunks.push(data));
+  await closed(socket);
+  return Buffer.concat(chunks).toString("latin1");
+}
+
+function closed(socket: Socket): Promise<unknown> {
+  return new Promise((resolve) => socket.once("close", resolve).resume());
+}
 
 /** Sends one request line as it is. */
 function raw(line: string): Promise<string> {

@@ -1,0 +1,174 @@
+/** What clients may take up: connections, time, and memory for what they do not read. */
+import type { Socket } from "node:net";
+import { Duplex } from "node:stream";
+
+export interface Bounds {
+  /** Connections at once; for one more, the oldest is closed. */
+  connections: number;
+  /** Milliseconds that a connection has, from its start or its last answer, until the next is read. */
+  patience: number;
+  /** Requests of one connection that may wait for their answers. */
+  pipelined: number;
+  /** Bytes of answers that clients have not read, all together. */
+  unread: number;
+}
+
+export const BOUNDS: Bounds = {
+  connections: 256,
+  patience: 30_000,
+  pipelined: 16,
+  unread: 64 << 20,
+};
+
+/** Bytes that a connection hands over in one turn of the event loop: a whole scrape, or thirty tiny requests. */
+const SLICE = 1024;
+
+/**
+ * The open connections. Nobody is turned away: where there are too many, the oldest
+ * goes, so that a scrape gets through while others hold as many as they can.
+ */
+export class Connections {
+  readonly #bounds: Bounds;
+  /** Those of the network, the oldest first. */
+  readonly #sockets = new Set<Socket>();
+  readonly #clients = new Set<Client>();
+  #unread = 0;
+
+  constructor(bounds: Bounds) {
+    this.#bounds = bounds;
+  }
+
+  /** Takes in a connection of the network. */
+  accept(socket: Socket): void {
+    const [oldest] = this.#sockets;
+    if (oldest && this.#sockets.size >= this.#bounds.connections) {
+      this.#sockets.delete(oldest);
+      oldest.destroy();
+    }
+    this.#sockets.add(socket);
+    socket.once("close", () => this.#sockets.delete(socket));
+  }
+
+  /** Takes in a connection that is about to speak HTTP: one of the network, or the TLS over it. */
+  open(socket: Socket): Client {
+    const client = new Client(socket);
+    const deadline = setTimeout(() => client.destroy(), this.#bounds.patience);
+    client.deadline = deadline;
+    this.#clients.add(client);
+    client.once("close", () => {
+      clearTimeout(deadline);
+      this.#forget(client);
+    });
+    return client;
+  }
+
+  /** Notes a request; false where it is one too many. */
+  ask(client: Client): boolean {
+    if (++client.waiting <= this.#bounds.pipelined) return true;
+    client.destroy();
+    return false;
+  }
+
+  /** Notes an answer that is about to be sent; for room, the oldest unread ones go. */
+  answer(client: Client, bytes: number): void {
+    this.#count(client, bytes);
+    for (const other of this.#clients) {
+      if (this.#unread <= this.#bounds.unread) return;
+      if (other.unread === 0 || other === client) continue;
+      this.#forget(other);
+      other.destroy();
+    }
+  }
+
+  /** Notes an answer that was sent. */
+  sent(client: Client, bytes: number): void {
+    this.#count(client, -bytes);
+    client.waiting--;
+    client.deadline?.refresh();
+    client.endWhenAnswered();
+  }
+
+  closeAll(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  #count(client: Client, bytes: number): void {
+    if (!this.#clients.has(client)) return;
+    client.unread += bytes;
+    this.#unread += bytes;
+  }
+
+  #forget(client: Client): void {
+    if (this.#clients.delete(client)) this.#unread -= client.unread;
+  }
+}
+
+/**
+ * A socket that hands over what it receives slice by slice. Node.js would parse all
+ * that has come at once, and a thousand requests that are not to be answered, of
+ * each of many connections, would hold up everything else for seconds.
+ */
+export class Client extends Duplex {
+  readonly #socket: Socket;
+  #wanted = false;
+  #ended = false;
+  /** Until when it must have read its next answer. */
+  deadline: NodeJS.Timeout | undefined;
+  /** Requests that were not answered yet. */
+  waiting = 0;
+  /** Bytes of answers that were not read yet. */
+  unread = 0;
+
+  constructor(socket: Socket) {
+    super({ readableHighWaterMark: SLICE });
+    this.#socket = socket;
+    socket
+      .on("readable", () => this.#wanted && this.#hand())
+      .on("end", () => {
+        this.#ended = true;
+        setImmediate(() => this.endWhenAnswered());
+      })
+      .on("error", () => {}) // a client that breaks off; close follows
+      .on("close", () => this.destroy());
+  }
+
+  get remoteAddress(): string {
+    return this.#socket.remoteAddress ?? "";
+  }
+
+  /** Passes on that the client has said all, which would cost it the answers that it waits for. */
+  endWhenAnswered(): void {
+    if (!this.#ended || this.waiting > 0) return;
+    this.#ended = false;
+    this.push(null);
+  }
+
+  /** As Node.js ends the connections of those who have asked for it. */
+  destroySoon(): void {
+    this.end(() => this.destroy());
+  }
+
+  override _read(): void {
+    setImmediate(() => this.#hand());
+  }
+
+  override _write(chunk: Buffer, _: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.#socket.write(chunk, done);
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#socket.end(done);
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#socket.destroy();
+    done(error);
+  }
+
+  #hand(): void {
+    const { readableLength } = this.#socket;
+    const slice: Buffer | null = this.#socket.read(Math.min(SLICE, readableLength) || undefined);
+    this.#wanted = slice === null;
+    if (slice) this.push(slice);
+  }
+}
