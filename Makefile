@@ -19,7 +19,7 @@ BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generi
 RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
-	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
+	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static openssl) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring) \
 	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
 	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)

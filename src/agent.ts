@@ -12,10 +12,13 @@ import { read } from "./reader.ts";
 import { type Snapshot, toPlain } from "./snapshot.ts";
 import { VERSION } from "./version.ts";
 import type { Address, Page, Web } from "./web.ts";
+import type { WebConfig } from "./webconfig.ts";
 
 export interface WebOptions {
   addresses: readonly Address[];
   telemetryPath: string;
+  /** Of TLS and basic auth; undefined for neither. */
+  configFile: string | undefined;
 }
 
 export interface AgentOptions extends Omit<KernelOptions, "log"> {
@@ -50,6 +53,7 @@ export async function run(
 ): Promise<void> {
   const log = createLog(options.logLevel);
   const restrict = planRestriction(options.runAs);
+  const config = await openWebConfig(options.web, log);
   const kernel = openKernel({ ...options, log: log.debug });
   let web: Promise<Web> | undefined;
   let timer: NodeJS.Timeout | undefined;
@@ -65,7 +69,7 @@ export async function run(
     warnOf(kernel, log);
     const source = new Source(kernel, log);
     if (options.web) {
-      web = startWeb(options.web, kernel, source, log);
+      web = startWeb(options.web, config, kernel, source, log);
       if ((await Promise.race([web, stop])) === undefined) return;
     }
     log.debug(restrict());
@@ -101,6 +105,7 @@ export async function run(
     clearInterval(timer);
     if (started) kernel.close();
     else kernel.discard();
+    config?.close();
     web?.then(
       (started) => started.close(),
       () => {}, // reported where it was awaited
@@ -121,9 +126,11 @@ function warnOf(kernel: Kernel, log: Log): void {
 }
 
 /** Loads, attaches, reads once and returns what would run, as lines. */
-export function check(options: AgentOptions): string[] {
+export async function check(options: AgentOptions): Promise<string[]> {
   const log = createLog(options.logLevel);
   planRestriction(options.runAs);
+  const config = await openWebConfig(options.web, log);
+  config?.close();
   // Not pinned, so that it can be asked beside a running meter.
   const kernel = openKernel({ ...options, pin: undefined, log: log.debug });
   try {
@@ -140,7 +147,10 @@ export function check(options: AgentOptions): string[] {
       ...[...now.watched.keys()].map((name) => row("watch", printable(name))),
       row("read", toJson(toPlain(now))),
       ...(options.web?.addresses ?? []).map(({ host, port }) =>
-        row("web", `${host ?? "every address"}, port ${port}, ${options.web?.telemetryPath}`),
+        row(
+          "web",
+          `${host ?? "every address"}, port ${port}, ${options.web?.telemetryPath}${config?.protection.tls ? ", TLS" : ""}`,
+        ),
       ),
       "ok",
     ];
@@ -188,8 +198,23 @@ class Source {
   }
 }
 
+async function openWebConfig(
+  options: WebOptions | undefined,
+  log: Log,
+): Promise<WebConfig | undefined> {
+  if (!options?.configFile) return undefined;
+  const path = options.configFile;
+  const { WebConfig } = await import("./webconfig.ts");
+  return WebConfig.open(path, (error) => {
+    if (!error) return log.info(`took over what changed in ${path} or the files it names`);
+    log.error(`what was in force stays so: ${error.message}`);
+    log.error(`to do: ${error.remedy}`);
+  });
+}
+
 async function startWeb(
   options: WebOptions,
+  config: WebConfig | undefined,
   kernel: Kernel,
   source: Source,
   log: Log,
@@ -241,9 +266,11 @@ async function startWeb(
       }),
     ],
   ]);
-  const web = await serve(options.addresses, pages, (error) => {
+  const onError = (error: unknown) => {
     log.error(`cannot answer a request: ${error instanceof Error ? error.stack : error}`);
-  });
+  };
+  const protection = config && { protection: () => config.protection };
+  const web = await serve(options.addresses, pages, onError, protection);
   for (const origin of web.origins) log.info(`metrics at ${origin}${options.telemetryPath}`);
   return web;
 }

@@ -38,6 +38,7 @@ interface Flags {
   pin?: string;
   "web.listenAddress": WebOptions["addresses"];
   "web.telemetryPath": string;
+  "web.config.file"?: string;
   web: boolean;
   runAs: string;
   "log.level": Level;
@@ -117,6 +118,7 @@ const runCommand = program
       .default("/metrics")
       .argParser((text) => parseTelemetryPath(text, FIXED_PATHS)),
   )
+  .option("--web.config.file <file>", "TLS and basic auth, as the exporter toolkit has them")
   .option("--no-web", "no HTTP at all")
   .option("--run-as <user>", "after attaching, become this user; root keeps all", "nobody")
   .addOption(logLevel())
@@ -130,12 +132,13 @@ const runCommand = program
         ? {
             addresses: flags["web.listenAddress"],
             telemetryPath: flags["web.telemetryPath"],
+            configFile: flags["web.config.file"],
           }
         : undefined,
       logLevel: flags["log.level"],
     };
     if (flags.check) {
-      await print(`${check(options).join("\n")}\n`);
+      await print(`${(await check(options)).join("\n")}\n`);
     } else {
       await run(options, stopSignal(), process.stdout);
     }

@@ -16,7 +16,7 @@ export interface Bounds {
 export const BOUNDS: Bounds = {
   connections: 256,
   patience: 30_000,
-  pipelined: 16,
+  pipelined: 4,
   unread: 64 << 20,
 };
 

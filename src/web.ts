@@ -1,6 +1,12 @@
 /** HTTP: a table of pages, read only. Knows nothing of what they say. */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import { type AddressInfo, createServer as createListener, isIPv6, type Server } from "node:net";
+import {
+  type AddressInfo,
+  createServer as createListener,
+  isIPv6,
+  type Server,
+  type Socket,
+} from "node:net";
 import type { Duplex } from "node:stream";
 import { setImmediate } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -30,6 +36,19 @@ export interface Page {
   make(type: string): Answer | Promise<Answer>;
 }
 
+/** What stands before the pages. */
+export interface Protection {
+  /** Makes a server that speaks TLS and hands over who may come in; undefined for plain HTTP. */
+  readonly tls?: (welcome: (socket: Socket) => void) => Server;
+  /** Headers of every answer. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Whether a client is let in, by the header that names user and password; undefined for everybody. */
+  readonly admit?: (authorization: string | undefined, client: string) => Promise<Verdict>;
+}
+
+/** "later": too many passwords of this client wait to be looked at. */
+export type Verdict = "welcome" | "stranger" | "later";
+
 export interface Web {
   /** Where it listens, as URLs without a path. */
   readonly origins: string[];
@@ -57,7 +76,17 @@ interface Sheet {
 
 const NOT_FOUND = sheet({ status: 404, body: "not found\n" });
 const NOT_ALLOWED = sheet({ status: 405, body: "only GET and HEAD\n" });
+const STRANGER = sheet({ status: 401, body: "user and password, please\n" });
+const LATER = sheet({ status: 429, body: "too many passwords at once\n" });
 const BROKEN = sheet({ status: 500, body: "this is a bug: see the log\n" });
+
+export interface ServeOptions {
+  /** What is in force now; asked at every connection and every request. */
+  protection?: () => Protection;
+  bounds?: Bounds;
+}
+
+const OPEN: Protection = { headers: {} };
 
 /**
  * Serves the pages, by path, on every address.
@@ -68,7 +97,7 @@ export async function serve(
   addresses: readonly Address[],
   pages: ReadonlyMap<string, Page>,
   onError: (error: unknown) => void,
-  bounds: Bounds = BOUNDS,
+  { protection = () => OPEN, bounds = BOUNDS }: ServeOptions = {},
 ): Promise<Web> {
   const connections = new Connections(bounds);
   const table = new Map([...pages].map(([path, page]) => [path, toSheets(page, onError)]));
@@ -76,11 +105,21 @@ export async function serve(
   const http = createServer({ keepAliveTimeout: bounds.patience }, (request, response) => {
     const client = request.socket as Duplex as Client;
     if (client.destroyed || !connections.ask(client)) return;
-    answer(request, response, table, connections).catch((error) => {
+    answer(request, response, table, connections, protection()).catch((error) => {
       onError(error);
       client.destroy();
     });
   });
+
+  const speak = (socket: Socket) => http.emit("connection", connections.open(socket));
+  let secured: { by: Protection; server: Server | undefined } | undefined;
+  const welcome = (socket: Socket) => {
+    connections.accept(socket);
+    const by = protection();
+    if (by !== secured?.by) secured = { by, server: by.tls?.(speak) };
+    if (secured.server) secured.server.emit("connection", socket);
+    else speak(socket);
+  };
 
   const listeners: Server[] = [];
   const close = () => {
@@ -90,10 +129,7 @@ export async function serve(
   try {
     for (const address of addresses) {
       // Half open: who has said all may still wait for the answer.
-      const listener = createListener({ allowHalfOpen: true, noDelay: true }, (socket) => {
-        connections.accept(socket);
-        http.emit("connection", connections.open(socket));
-      });
+      const listener = createListener({ allowHalfOpen: true, noDelay: true }, welcome);
       listeners.push(listener);
       await listen(listener, address);
       listener.on("error", onError);
@@ -102,7 +138,8 @@ export async function serve(
     close();
     throw error;
   }
-  return { origins: listeners.map(origin), close };
+  const scheme = protection().tls ? "https" : "http";
+  return { origins: listeners.map((listener) => origin(scheme, listener)), close };
 }
 
 type Sheets = ReadonlyMap<string, () => Promise<Sheet>>;
@@ -160,16 +197,26 @@ async function answer(
   response: ServerResponse,
   table: ReadonlyMap<string, Sheets>,
   connections: Connections,
+  protection: Protection,
 ): Promise<void> {
   const { method = "", headers } = request;
+  const client = request.socket as Duplex as Client;
   // Prometheus 3 adds how to escape unusual metric names to the types it asks
   // for; there are none here, so the types are matched without.
   const accept = preference(headers.accept)?.replaceAll(/;\s*escaping=[^;,]*/g, "");
   const encoding = preference(headers["accept-encoding"]);
   const negotiator = new Negotiator({ headers: { accept, "accept-encoding": encoding } });
   const sheets = table.get(pathOf(request));
+  const verdict =
+    (await protection.admit?.(headers.authorization, client.remoteAddress)) ?? "welcome";
   let sheet: Sheet;
-  if (!sheets) {
+  if (verdict === "stranger") {
+    response.setHeader("www-authenticate", 'Basic realm="execve-counter"');
+    sheet = STRANGER;
+  } else if (verdict === "later") {
+    response.setHeader("retry-after", "1");
+    sheet = LATER;
+  } else if (!sheets) {
     sheet = NOT_FOUND;
   } else if (!METHODS.includes(method)) {
     response.setHeader("allow", METHODS.join(", "));
@@ -192,8 +239,8 @@ async function answer(
     vary: "accept, accept-encoding",
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    ...protection.headers,
   });
-  const client = request.socket as Duplex as Client;
   connections.answer(client, body.length);
   response.once("finish", () => connections.sent(client, body.length));
   response.end(method === "HEAD" ? undefined : body);
@@ -241,9 +288,9 @@ function listen(server: Server, { host, port }: Address): Promise<void> {
   });
 }
 
-function origin(server: Server): string {
+function origin(scheme: string, server: Server): string {
   const { address, port } = server.address() as AddressInfo;
-  return `http://${formatHost(address)}:${port}`;
+  return `${scheme}://${formatHost(address)}:${port}`;
 }
 
 function formatHost(host: string | undefined): string {

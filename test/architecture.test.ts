@@ -9,7 +9,7 @@ const ARROWS: Record<string, string[]> = {
     ...["errors", "flags", "json", "labels", "log", "npx", "printer", "version"],
   ],
   agent: [
-    ...["kernel", "reader", "printer", "metrics", "web", "page", "privileges"],
+    ...["kernel", "reader", "printer", "metrics", "web", "webconfig", "page", "privileges"],
     ...["snapshot", "errors", "json", "keys", "labels", "log", "version"],
   ],
   doctor: ["capabilities", "kernel"],
@@ -22,6 +22,9 @@ const ARROWS: Record<string, string[]> = {
   metrics: ["snapshot"],
   flags: ["errors", "keys", "labels", "web"],
   web: ["connections", "errors"],
+  webconfig: ["errors", "passwords", "web"],
+  passwords: ["bcrypt", "web"],
+  bcrypt: [],
   connections: [],
   snapshot: ["labels"],
   keys: [],
@@ -40,10 +43,12 @@ const ARROWS: Record<string, string[]> = {
 /** The one file that knows each library. */
 const ONLY: Record<string, string> = {
   commander: "cli",
+  "hash-wasm": "bcrypt",
   negotiator: "web",
   "node:http": "web",
   "prom-client": "metrics",
   "safe-stable-stringify": "json",
+  yaml: "webconfig",
 };
 
 const sources = readdirSync(new URL("../src", import.meta.url)).map((file) => {

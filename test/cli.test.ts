@@ -24,6 +24,9 @@ test.each([
   ["--web.telemetry-path", "metrics"],
   ["--web.telemetry-path", "/healthz"],
   ["--web.telemetry-path", "/api/v1/counts"],
+  ["--web.config.file"],
+  ["--web.config.file", "/nonexistent/web.yml"],
+  ["--web.config.file", "/"],
   ["--log.level", "loud"],
 ])("%s %s %s is wrong usage: two lines, exit code 2, nothing on stdout", (...args) => {
   const { status, stdout, stderr } = cli(...(args as string[]).filter((arg) => arg !== undefined));

@@ -20,7 +20,7 @@ const ATTACKS = {
     code: `const socket = connect("GET / HTTP/1.1\\r\\nhost: x\\r\\nx: ");
       setInterval(() => socket.write("x"), 500)`,
   },
-  "clients that never read": { pause: 1, most: 1000, code: `connect(GET.repeat(16)).pause()` },
+  "clients that never read": { pause: 1, most: 1000, code: `connect(GET.repeat(4)).pause()` },
   "a scrape every millisecond": { pause: 1, most: 1000, code: `connect(GET).resume()` },
   "more requests than a connection may have": {
     pause: 5,
@@ -74,7 +74,7 @@ async function endure(meter: Meter, attack: keyof typeof ATTACKS): Promise<void>
     .map((line) => Date.parse(line.split(" ")[0] as string));
   const gaps = times.slice(1).map((time, i) => time - (times[i] as number));
   expect(Math.max(...gaps)).toBeLessThan(1000);
-  expect(times.length).toBeGreaterThan(DURATION * 5);
+  expect(times.length).toBeGreaterThan(DURATION * 3);
 }
 
 function resident({ pid }: Meter): number {

@@ -97,7 +97,11 @@ test("a stop while HTTP is still starting is a stop like any other", async () =>
     pin: undefined,
     watch: [],
     // Takes a look-up that fails, later than the stop.
-    web: { addresses: [{ host: "nonexistent.invalid", port: 0 }], telemetryPath: "/metrics" },
+    web: {
+      addresses: [{ host: "nonexistent.invalid", port: 0 }],
+      telemetryPath: "/metrics",
+      configFile: undefined,
+    },
     runAs: "root", // never this process
     logLevel: "error",
   } as const;

@@ -10,9 +10,11 @@ import fc from "fast-check";
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
 import { CONTENT_TYPES, render } from "../../src/metrics.ts";
+import { makeCertificates } from "../support/certificates.ts";
 import { projectPath, readProjectFile } from "../support/files.ts";
-import { Meter, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
+import { Meter, result, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
 import { snapshot } from "../support/snapshot.ts";
+import { BAD, GOOD, SECRET } from "../support/webconfigs.ts";
 
 const PROMETHEUS = projectPath("build/test/usr/bin/prometheus");
 const PROMTOOL = projectPath("build/test/usr/bin/promtool");
@@ -101,11 +103,16 @@ test("scrapes leak no file descriptor, and read what is there now", async () => 
 
 type Query = (promql: string) => Promise<{ metric: Record<string, string>; value: number }[]>;
 
-/** Runs a Prometheus that scrapes `host` under the job's name, until `use` is done. */
+/**
+ * Runs a Prometheus that scrapes `host` under the job's name, until `use` is done.
+ *
+ * @param how further settings of the job, as YAML
+ */
 async function withPrometheus(
   host: string,
   job: string,
   use: (query: Query) => Promise<void>,
+  how = "honor_labels: false",
 ): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
   const config = join(directory, "prometheus.yml");
@@ -114,6 +121,7 @@ async function withPrometheus(
     `global: { scrape_interval: 1s }
 scrape_configs:
   - job_name: ${job}
+    ${how}
     static_configs: [{ targets: ["${host}"] }]
 `,
   );
@@ -170,6 +178,60 @@ test("a real Prometheus scrapes the meter and answers a rate() of a storm", asyn
     });
   } finally {
     await meter.stop();
+  }
+});
+
+test("promtool takes and refuses the same files for --web.config.file", () => {
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  try {
+    makeCertificates(directory);
+    const check = (text: string) => {
+      const file = join(directory, "web.yml");
+      writeFileSync(file, text);
+      return [text, result(PROMTOOL, ["check", "web-config", file]).status];
+    };
+    for (const text of GOOD) expect(check(text)).toEqual([text, 0]);
+    for (const [text] of BAD) expect(check(text)).toEqual([text, 1]);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+test("a real Prometheus scrapes over TLS, with a certificate of its own and a password", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  const file = (name: string) => join(directory, name);
+  makeCertificates(directory);
+  writeFileSync(
+    file("web.yml"),
+    `tls_server_config:
+  cert_file: server.pem
+  key_file: server.key
+  client_auth_type: RequireAndVerifyClientCert
+  client_ca_file: ca.pem
+basic_auth_users: { prometheus: ${SECRET} }
+`,
+  );
+  const meter = await Meter.start(["--web.config.file", file("web.yml")]);
+  const job = uniqueName();
+  try {
+    const tls = `ca_file: ${file("ca.pem")}, cert_file: ${file("client.pem")}, key_file: ${file("client.key")}`;
+    const how = `scheme: https
+    basic_auth: { username: prometheus, password: secret }
+    tls_config: { ${tls} }`;
+    await withPrometheus(
+      new URL(meter.origin).host,
+      job,
+      async (query) => {
+        await until(
+          "a count",
+          async () => (await query(`execve_counter_attempts_total{job="${job}"}`)).length === 2,
+        );
+      },
+      how,
+    );
+  } finally {
+    expect(await meter.stop()).toBe(0);
+    rmSync(directory, { recursive: true });
   }
 });
 

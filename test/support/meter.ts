@@ -157,7 +157,7 @@ export class Meter {
   }
 
   get origin(): string {
-    return /metrics at (http:\/\/[^/]+)/.exec(this.stderr)?.[1] ?? "";
+    return /metrics at (https?:\/\/[^/]+)/.exec(this.stderr)?.[1] ?? "";
   }
 
   /** The id of the map execve_counter, from the start-up message. */

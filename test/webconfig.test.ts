@@ -1,0 +1,278 @@
+import {
+  copyFileSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { request } from "node:https";
+import { createConnection } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type ConnectionOptions, connect } from "node:tls";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { ExitCode, type UserError } from "../src/errors.ts";
+import { serve, TEXT, type Web } from "../src/web.ts";
+import { WebConfig } from "../src/webconfig.ts";
+import { makeCertificates } from "./support/certificates.ts";
+import { until } from "./support/meter.ts";
+import { BAD, GOOD, OURS, SECRET } from "./support/webconfigs.ts";
+
+let directory: string;
+let path: string;
+
+beforeAll(() => {
+  directory = mkdtempSync(join(tmpdir(), "execve-counter-web-"));
+  path = join(directory, "web.yml");
+  makeCertificates(directory);
+});
+
+afterAll(() => rmSync(directory, { recursive: true }));
+
+const file = (name: string) => join(directory, name);
+const read = (name: string) => readFileSync(file(name), "utf8");
+
+/** Opens a file of this text until the test ends; `said` gets what is said of changes. */
+async function open(text: string, said: (string | undefined)[] = []): Promise<WebConfig> {
+  writeFileSync(path, text);
+  const config = await WebConfig.open(path, (error) => said.push(error?.message));
+  onTestFinished(() => config.close());
+  return config;
+}
+
+async function serveBehind(config: WebConfig): Promise<Web> {
+  const pages = new Map([["/", { types: [TEXT], make: () => ({ body: "hello\n" }) }]]);
+  const fail = (error: unknown) => {
+    throw error;
+  };
+  const protection = () => config.protection;
+  const web = await serve([{ host: "127.0.0.1", port: 0 }], pages, fail, { protection });
+  onTestFinished(() => web.close());
+  return web;
+}
+
+interface Reply {
+  status: number;
+  headers: Record<string, unknown>;
+  /** The name on the server's certificate. */
+  server: string;
+}
+
+function get(web: Web, options: ConnectionOptions = {}, path = "/", auth?: string): Promise<Reply> {
+  return new Promise((resolve, reject) => {
+    const url = new URL(path, web.origins[0]);
+    const all = { ca: read("ca.pem"), agent: false as const, ...(auth && { auth }), ...options };
+    const asking = request(url, all, (response) => {
+      const { subject } = (response.socket as import("node:tls").TLSSocket).getPeerCertificate();
+      const { statusCode: status = 0, headers } = response;
+      response.resume().on("end", () => resolve({ status, headers, server: subject.CN as string }));
+    });
+    asking.on("error", reject).end();
+  });
+}
+
+test.each(GOOD)("%j is taken", async (text) => {
+  await open(text);
+});
+
+test.each([...BAD, ...OURS])("%j is refused: %s", async (text, message) => {
+  const error: UserError = await open(text).then(
+    () => expect.unreachable(),
+    (error) => error,
+  );
+  expect(error.message).toContain(message);
+  expect(`${error.message}${error.remedy}`).not.toContain("\n");
+  expect(error.exitCode).toBe(ExitCode.usage);
+});
+
+test("a file that is not there is refused, and no hash is shown of one that is wrong", async () => {
+  await expect(WebConfig.open(file("gone.yml"), () => {})).rejects.toMatchObject({
+    message: `cannot read --web.config.file ${file("gone.yml")} (ENOENT)`,
+    exitCode: ExitCode.usage,
+  });
+  const wrong = SECRET.slice(0, -1);
+  for (const text of [`basic_auth_users: { a: ${wrong} }`, `basic_auth_users: { a: ${wrong}: [`]) {
+    const error: UserError = await open(text).catch((error) => error);
+    expect(`${error.message}${error.remedy}`).not.toContain(wrong.slice(-20));
+  }
+});
+
+test("the files that are read again are named, and those that cannot be", async () => {
+  const config = await open(
+    "tls_server_config: { cert_file: server.pem, key_file: server.key, client_auth_type: RequestClientCert, client_ca_file: ca.pem }",
+  );
+  expect(config.files).toEqual([path, file("server.pem"), file("server.key"), file("ca.pem")]);
+  expect(config.unreadable()).toEqual([]);
+  renameSync(file("server.key"), file("away"));
+  expect(config.unreadable()).toEqual([{ file: file("server.key"), code: "ENOENT" }]);
+  renameSync(file("away"), file("server.key"));
+});
+
+test("an empty file is plain HTTP without passwords", async () => {
+  const web = await serveBehind(await open(""));
+  expect(web.origins[0]).toMatch(/^http:/);
+  expect((await fetch(`${web.origins[0]}/`)).status).toBe(200);
+});
+
+const TLS = "cert_file: server.pem, key_file: server.key";
+
+test("TLS from 1.2 on, with the headers that were asked for", async () => {
+  const web = await serveBehind(
+    await open(
+      `tls_server_config: { ${TLS} }\nhttp_server_config: { headers: { Strict-Transport-Security: max-age=9 } }`,
+    ),
+  );
+  expect(web.origins[0]).toMatch(/^https:/);
+  const { status, headers } = await get(web);
+  expect(status).toBe(200);
+  expect(headers["strict-transport-security"]).toBe("max-age=9");
+  expect((await get(web, { maxVersion: "TLSv1.2" })).status).toBe(200);
+  const old = {
+    maxVersion: "TLSv1.1",
+    ciphers: "DEFAULT@SECLEVEL=0",
+    minVersion: "TLSv1",
+  } as const;
+  await expect(get(web, old)).rejects.toThrow();
+});
+
+test("versions, ciphers and curves are those that were asked for", async () => {
+  const config = `tls_server_config: { ${TLS}, max_version: TLS12, cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384], curve_preferences: [CurveP384] }`;
+  const web = await serveBehind(await open(config));
+  const { port } = new URL(web.origins[0] as string);
+  const socket = connect({ host: "127.0.0.1", port: Number(port), ca: read("ca.pem") });
+  await new Promise((resolve, reject) =>
+    socket.once("secureConnect", resolve).once("error", reject),
+  );
+  expect(socket.getProtocol()).toBe("TLSv1.2");
+  expect(socket.getCipher().name).toBe("ECDHE-ECDSA-AES256-GCM-SHA384");
+  expect(socket.getEphemeralKeyInfo()).toMatchObject({ name: "secp384r1" });
+  socket.destroy();
+  await expect(get(web, { ciphers: "ECDHE-ECDSA-AES128-GCM-SHA256" })).rejects.toThrow();
+  await expect(get(web, { ecdhCurve: "X25519" })).rejects.toThrow();
+});
+
+test.each([
+  ["NoClientCert", true, true, true],
+  ["RequestClientCert", true, true, true],
+  ["RequireAnyClientCert", false, true, true],
+  ["VerifyClientCertIfGiven", true, false, true],
+  ["RequireAndVerifyClientCert", false, false, true],
+])(
+  "%s lets in who has no certificate: %s, a stranger's: %s, one that is signed: %s",
+  async (type, ...lets) => {
+    const ca = type === "NoClientCert" ? "" : ", client_ca_file: ca.pem";
+    const web = await serveBehind(
+      await open(`tls_server_config: { ${TLS}, client_auth_type: ${type}${ca} }`),
+    );
+    const clients = [
+      {},
+      ...["stranger", "client"].map((name) => ({
+        cert: read(`${name}.pem`),
+        key: read(`${name}.key`),
+      })),
+    ];
+    for (const [i, client] of clients.entries()) {
+      const let_in = await get(web, client).then(
+        ({ status }) => status === 200,
+        () => false,
+      );
+      expect(let_in).toBe(lets[i]);
+    }
+  },
+);
+
+test("every path asks for user and password, and either wrong is refused", async () => {
+  const hash = SECRET.replace("2y", "2b");
+  const web = await serveBehind(
+    await open(
+      `tls_server_config: { ${TLS} }\nbasic_auth_users: { alice: ${SECRET}, "007": ${hash} }`,
+    ),
+  );
+  for (const path of ["/", "/nothing"]) {
+    const { status, headers } = await get(web, {}, path);
+    expect(status).toBe(401);
+    expect(headers["www-authenticate"]).toMatch(/^Basic/);
+    for (const auth of ["alice:", "alice:wrong", "bob:secret", ":secret", "alice", "007:x"]) {
+      expect((await get(web, {}, path, auth)).status).toBe(401);
+    }
+  }
+  for (const auth of ["alice:secret", "007:secret", "alice:secret"]) {
+    expect((await get(web, {}, "/", auth)).status).toBe(200);
+  }
+  expect((await get(web, {}, "/nothing", "alice:secret")).status).toBe(404);
+});
+
+test("changed files are in force a second later; of wrong ones it is said once, and nothing changes", async () => {
+  const said: (string | undefined)[] = [];
+  // As Kubernetes has it: links that are swapped.
+  for (const [i, name] of ["server", "stranger"].entries()) {
+    copyFileSync(file(`${name}.pem`), file(`swap${i}.pem`));
+    copyFileSync(file(`${name}.key`), file(`swap${i}.key`));
+  }
+  const point = (i: number, extension: string) => {
+    symlinkSync(`swap${i}.${extension}`, file("next"));
+    renameSync(file("next"), file(`now.${extension}`));
+  };
+  point(0, "pem");
+  point(0, "key");
+  const config = await open("tls_server_config: { cert_file: now.pem, key_file: now.key }", said);
+  const web = await serveBehind(config);
+  const ask = (auth?: string) => get(web, { rejectUnauthorized: false }, "/", auth);
+  expect((await ask()).server).toBe("server");
+
+  point(1, "pem");
+  await until("the complaint", async () => (await ask()).server === "server" && said.length > 0);
+  expect(said[0]).toContain("does not belong to");
+  for (const end = performance.now() + 2500; performance.now() < end; ) await ask();
+  expect(said).toHaveLength(1);
+  point(1, "key");
+  await until("the new certificate", async () => (await ask()).server === "stranger");
+  expect(said).toEqual([said[0], undefined]);
+
+  writeFileSync(path, "nonsense: 1");
+  await until("the complaint", async () => (await ask()).status === 200 && said.length === 3);
+  expect(said[2]).toContain("unknown: nonsense");
+  writeFileSync(path, "tls_server_config: { cert_file: new.pem, key_file: now.key }");
+  await until("the complaint", async () => (await ask()).status === 200 && said.length === 4);
+  copyFileSync(file("stranger.pem"), file("new.pem"));
+  await until(
+    "the file that was missing",
+    async () => (await ask()).status === 200 && said.length === 5,
+  );
+  expect(said[4]).toBeUndefined();
+  writeFileSync(path, "");
+  const plain = `${web.origins[0]}/`.replace("https", "http");
+  await until("plain HTTP", async () => (await fetch(plain).catch(() => undefined))?.ok);
+}, 30_000);
+
+test("passwords change with the file, and so does who was let in", async () => {
+  const config = await open(`basic_auth_users: { alice: ${SECRET} }`);
+  const web = await serveBehind(config);
+  const ask = async (user: string) => {
+    const headers = { authorization: `Basic ${btoa(`${user}:secret`)}` };
+    return (await fetch(`${web.origins[0]}/`, { headers })).status;
+  };
+  expect([await ask("alice"), await ask("bob")]).toEqual([200, 401]);
+  writeFileSync(path, `basic_auth_users: { bob: ${SECRET} }`);
+  await until("the change", async () => (await ask("bob")) === 200);
+  expect(await ask("alice")).toBe(401);
+});
+
+test("who says nothing, nonsense or plain HTTP to the TLS port harms nothing", async () => {
+  const web = await serveBehind(await open(`tls_server_config: { ${TLS} }`));
+  const { port } = new URL(web.origins[0] as string);
+  for (const bytes of [
+    "",
+    "GET / HTTP/1.1\r\n\r\n",
+    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+  ]) {
+    for (const end of ["end", "resetAndDestroy"] as const) {
+      const socket = createConnection(Number(port), "127.0.0.1").on("error", () => {});
+      await new Promise((resolve) => socket.write(bytes || "\x16", resolve));
+      socket[end]();
+    }
+  }
+  expect((await get(web)).status).toBe(200);
+});
