@@ -73,6 +73,11 @@ export async function run(
       if ((await Promise.race([web, stop])) === undefined) return;
     }
     log.debug(restrict());
+    for (const { file, code } of config?.unreadable() ?? []) {
+      log.warn(
+        `${file} cannot be read again (${code}), so what changes in it needs a new start: let the user of --run-as read it, with chgrp and chmod, or give --run-as root`,
+      );
+    }
     started = true;
     if (options.pin !== undefined) {
       const what = kernel.adopted ? "adopted what is pinned in" : "pinned in";
