@@ -1,11 +1,11 @@
 /** The agent: ties the kernel to what shows the numbers, until told to stop. */
-import type { Writable } from "node:stream";
-import { ExitCode, UserError } from "./errors.ts";
+import { isatty } from "node:tty";
 import { toJson } from "./json.ts";
 import { type Kernel, type KernelOptions, openKernel } from "./kernel.ts";
 import { EXECS_MAP } from "./keys.ts";
 import { OTHER } from "./labels.ts";
 import { createLog, type Level, type Log } from "./log.ts";
+import { Lines } from "./output.ts";
 import { type Format, format, printable } from "./printer.ts";
 import { planRestriction } from "./privileges.ts";
 import { read } from "./reader.ts";
@@ -44,18 +44,20 @@ export const FIXED_PATHS: readonly string[] = [
 /**
  * Counts, prints and serves until `stop` resolves.
  *
- * @throws UserError where it cannot start, or where `stdout` is closed on the other side
+ * @param stdout a file descriptor
+ * @throws UserError where it cannot start, or where nobody is there any more to read `stdout`
  */
 export async function run(
   options: AgentOptions,
   stop: Promise<void>,
-  stdout: Writable,
+  stdout: number,
 ): Promise<void> {
   const log = createLog(options.logLevel);
   const restrict = planRestriction(options.runAs);
   const config = await openWebConfig(options.web, log);
   const kernel = openKernel({ ...options, log: log.debug });
   let web: Promise<Web> | undefined;
+  const lines = new Lines(stdout);
   let timer: NodeJS.Timeout | undefined;
   let started = false;
   try {
@@ -85,29 +87,28 @@ export async function run(
       log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs`);
     }
 
-    const broken = new Promise<never>((_, reject) => {
-      stdout.on("error", (error: NodeJS.ErrnoException) => reject(cannotPrint(error)));
-    });
     let previous: Snapshot | undefined;
-    let unread = false;
+    let leftOut = false;
     const print = () => {
-      // Lines that a pipe does not take are not piled up; the next one covers their time.
-      if (stdout.writableNeedDrain) {
-        if (!unread) log.warn("nobody reads stdout: lines are left out until somebody does");
-        unread = true;
+      // Lines that are not taken are not piled up; the next one covers their time.
+      if (lines.stuck !== undefined) {
+        if (!leftOut) noteLeftOut(lines.stuck, stdout, log);
+        leftOut = true;
         return;
       }
-      unread = false;
+      if (leftOut) log.info("stdout takes lines again");
+      leftOut = false;
       const now = source.tryRead();
       if (!now) return;
-      stdout.write(`${format(options.output, previous, now)}\n`);
+      lines.write(format(options.output, previous, now));
       previous = now;
     };
     print();
     timer = setInterval(print, options.interval);
-    await Promise.race([stop, broken]);
+    await Promise.race([stop, lines.broken]);
   } finally {
     clearInterval(timer);
+    lines.close();
     if (started) kernel.close();
     else kernel.discard();
     config?.close();
@@ -116,6 +117,12 @@ export async function run(
       () => {}, // reported where it was awaited
     );
   }
+}
+
+/** Says that lines are left out; not on a terminal that Ctrl-S has stopped, where it would wait. */
+function noteLeftOut(why: string, stdout: number, log: Log): void {
+  if (why !== "EAGAIN") log.warn(`stdout takes no lines (${why}): they are left out until it does`);
+  else if (!isatty(stdout)) log.warn("nobody reads stdout: lines are left out until somebody does");
 }
 
 /** Says what is not as it was asked for, or not exact. */
@@ -278,12 +285,4 @@ async function startWeb(
   const web = await serve(options.addresses, pages, onError, protection);
   for (const origin of web.origins) log.info(`metrics at ${origin}${options.telemetryPath}`);
   return web;
-}
-
-function cannotPrint(error: NodeJS.ErrnoException): UserError {
-  return new UserError(
-    `cannot write to stdout (${error.code ?? error.message})`,
-    "send stdout to something that takes it; > /dev/null if only /metrics is wanted",
-    ExitCode.failed,
-  );
 }

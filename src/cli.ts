@@ -18,6 +18,7 @@ import { unpinKernel } from "./kernel.ts";
 import { LABELS, type Label } from "./labels.ts";
 import { createLog, LEVELS, type Level } from "./log.ts";
 import { npxGone } from "./npx.ts";
+import { cannotPrint, openStdout } from "./output.ts";
 import { type Format, printable } from "./printer.ts";
 import { VERSION } from "./version.ts";
 import * as watchList from "./watch.ts";
@@ -140,7 +141,7 @@ const runCommand = program
     if (flags.check) {
       await print(`${(await check(options)).join("\n")}\n`);
     } else {
-      await run(options, stopSignal(), process.stdout);
+      await run(options, stopSignal(), openStdout());
     }
   });
 
@@ -247,8 +248,10 @@ program
 program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
 
 /** Writes to the end: a pipe may take it piece by piece. */
-function print(text: string): Promise<unknown> {
-  return new Promise((resolve) => process.stdout.write(text, resolve));
+function print(text: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    process.stdout.write(text, (error) => (error ? reject(cannotPrint(error)) : resolve()));
+  });
 }
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */

@@ -4,10 +4,14 @@ export const LEVELS = ["debug", "info", "warn", "error"] as const;
 export type Level = (typeof LEVELS)[number];
 export type Log = Record<Level, (message: string) => void>;
 
+/** How much talk may wait for who reads it: more than libbpf says of any program. */
+const MOST_BYTES = 1 << 25;
+
 /** A log that drops what is below `threshold`. */
 export function createLog(threshold: Level): Log {
   const at = (level: Level) => (message: string) => {
     if (LEVELS.indexOf(level) < LEVELS.indexOf(threshold)) return;
+    if (process.stderr.writableLength > MOST_BYTES) return;
     process.stderr.write(`execve-counter: ${level === "info" ? "" : `${level}: `}${message}\n`);
   };
   return { debug: at("debug"), info: at("info"), warn: at("warn"), error: at("error") };

@@ -6,11 +6,11 @@ import { readProjectFile } from "./support/files.ts";
 const ARROWS: Record<string, string[]> = {
   cli: [
     ...["agent", "doctor", "kernel", "watch"],
-    ...["errors", "flags", "json", "labels", "log", "npx", "printer", "version"],
+    ...["errors", "flags", "json", "labels", "log", "npx", "output", "printer", "version"],
   ],
   agent: [
     ...["kernel", "reader", "printer", "metrics", "web", "webconfig", "page", "privileges"],
-    ...["snapshot", "errors", "json", "keys", "labels", "log", "version"],
+    ...["snapshot", "json", "keys", "labels", "log", "output", "version"],
   ],
   doctor: ["capabilities", "kernel"],
   privileges: ["capabilities", "errors", "kernel"],
@@ -36,6 +36,7 @@ const ARROWS: Record<string, string[]> = {
   json: [],
   log: [],
   npx: [],
+  output: ["errors"],
   page: [],
   version: [],
 };

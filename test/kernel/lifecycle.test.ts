@@ -1,7 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
-import { PassThrough } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { describe, expect, test } from "vitest";
@@ -105,7 +104,7 @@ test("a stop while HTTP is still starting is a stop like any other", async () =>
     runAs: "root", // never this process
     logLevel: "error",
   } as const;
-  await run(options, Promise.resolve(), new PassThrough());
+  await run(options, Promise.resolve(), 1);
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });
 

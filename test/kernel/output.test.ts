@@ -1,0 +1,223 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  closeSync,
+  constants,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { projectPath } from "../support/files.ts";
+import { CLI, type Counts, Meter, result, sh, until } from "../support/meter.ts";
+
+const FAST = ["--interval", "100ms"];
+/** Lines of some 8,000 bytes. */
+const LONG = [
+  ...["--output", "json", "--watch"],
+  Array.from({ length: 400 }, (_, i) => `output${i}`).join(),
+];
+
+let directory: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+});
+afterEach(() => rmSync(directory, { recursive: true }));
+
+type Line = Counts & { delta: number };
+
+/** Lines of JSON, each whole, which together tell of every call. */
+function expectWhole(text: string): Line[] {
+  const lines = text.split("\n");
+  expect(lines.pop()).toBe("");
+  const read = lines.map((line) => JSON.parse(line) as Line);
+  const sum = read.reduce((total, { delta }) => total + delta, 0);
+  expect(sum).toBe(read.at(-1)?.execve_counter);
+  return read;
+}
+
+test("with stdout closed it counts and serves", async () => {
+  const meter = await Meter.start(FAST, { wrap: ["sh", "-c", 'exec "$@" >&-', "sh"] });
+  try {
+    await sleep(300);
+    expect((await meter.counts()).execs).toBeGreaterThanOrEqual(0);
+  } finally {
+    expect(await meter.stop()).toBe(0);
+  }
+});
+
+test("a stdout that is full leaves lines out, which is said once, and counting goes on", async () => {
+  const full = openSync("/dev/full", "w");
+  const meter = await Meter.start(FAST, { stdio: ["ignore", full, "pipe"] });
+  try {
+    closeSync(full);
+    const said = "stdout takes no lines (ENOSPC)";
+    await until("a word of it", () => meter.stderr.includes(said));
+    const { execs } = await meter.counts();
+    sh("/bin/true", []);
+    expect((await meter.counts()).execs).toBeGreaterThan(execs);
+    await sleep(300);
+    expect(meter.stderr.split(said)).toHaveLength(2);
+  } finally {
+    expect(await meter.stop()).toBe(0);
+  }
+});
+
+test("on a disk that was full every line is whole, and what was left out is in the next", async () => {
+  const disk = join(directory, "disk");
+  mkdirSync(disk);
+  const script = `mount -t tmpfs -o size=128k tmpfs ${disk} && head -c 65536 /dev/zero > ${disk}/filler && exec "$@" > ${disk}/log`;
+  const wrap = ["unshare", "--mount", "sh", "-c", script, "sh"];
+  const meter = await Meter.start([...FAST, ...LONG], { wrap });
+  try {
+    const seen = `/proc/${meter.pid}/root${disk}`;
+    await until("a full disk", () => meter.stderr.includes("stdout takes no lines (ENOSPC)"));
+    expect((await meter.get("/readyz")).status).toBe(200);
+    await sleep(500);
+    const { length } = readFileSync(`${seen}/log`);
+    expect(readFileSync(`${seen}/log`, "utf8").endsWith("\n")).toBe(false);
+    rmSync(`${seen}/filler`);
+    await until("a line again", () => meter.stderr.includes("stdout takes lines again"));
+    await until("a whole line", () => readFileSync(`${seen}/log`).at(-1) === 10);
+    const text = await until("two more lines", () => {
+      const log = readFileSync(`${seen}/log`, "utf8");
+      return log.slice(length).split("\n").length > 3 && log.endsWith("\n") && log;
+    });
+    const times = expectWhole(text).map(({ time }) => Date.parse(time));
+    const gaps = times.slice(1).map((time, i) => time - (times[i] as number));
+    expect(Math.max(...gaps)).toBeGreaterThanOrEqual(400);
+  } finally {
+    expect(await meter.stop()).toBe(0);
+  }
+});
+
+test("a reader that takes a byte now and then gets whole lines, and holds up nothing", async () => {
+  const fifo = join(directory, "fifo");
+  sh("mkfifo", [fifo]);
+  const reader = openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK);
+  const writer = openSync(fifo, "w");
+  const meter = await Meter.start([...FAST, ...LONG], { stdio: ["ignore", writer, "pipe"] });
+  let read = Buffer.alloc(0);
+  /** Reads what there is, up to so much. */
+  const take = (most: number) => {
+    try {
+      const bytes = Buffer.alloc(most);
+      read = Buffer.concat([read, bytes.subarray(0, readSync(reader, bytes))]);
+    } catch (error) {
+      expect((error as NodeJS.ErrnoException).code).toBe("EAGAIN");
+    }
+  };
+  try {
+    closeSync(writer);
+    await until("a full pipe", () => {
+      take(1);
+      return meter.stderr.includes("nobody reads stdout");
+    });
+    for (let i = 0; i < 20; i++) {
+      take(1);
+      expect((await meter.get("/healthz")).status).toBe(200);
+    }
+    const { length } = read;
+    expect(length).toBeLessThan(1000);
+    await until("lines again", () => {
+      take(1 << 20);
+      return meter.stderr.includes("stdout takes lines again") && read.at(-1) === 10;
+    });
+    expectWhole(`${read}`);
+  } finally {
+    expect(await meter.stop()).toBe(0);
+    closeSync(reader);
+  }
+});
+
+test("a terminal that Ctrl-S has stopped holds up nothing", async () => {
+  const address = `127.0.0.1:${20_000 + Math.floor(Math.random() * 10_000)}`;
+  const agent = `exec ${process.execPath} ${CLI} ${FAST.join(" ")} --web.listen-address ${address}`;
+  const terminal = spawn("script", ["-qefc", agent, "/dev/null"]);
+  const ended = once(terminal, "exit");
+  let shown = "";
+  terminal.stdout.on("data", (data) => {
+    shown += data;
+  });
+  const lines = () => shown.split("execve_counter:").length - 1;
+  try {
+    await until("lines", () => lines() > 3);
+    terminal.stdin.write("\x13"); // Ctrl-S
+    await until("no more lines", async () => {
+      const before = lines();
+      await sleep(500);
+      return lines() === before;
+    });
+    for (let i = 0; i < 5; i++) {
+      await sleep(100);
+      const signal = AbortSignal.timeout(5000);
+      expect((await fetch(`http://${address}/metrics`, { signal })).status).toBe(200);
+    }
+    const before = lines();
+    terminal.stdin.write("\x11"); // Ctrl-Q
+    await until("lines again", () => lines() > before + 3);
+    // What waited is one line: the others were left out.
+    const times = [...shown.matchAll(/(\S+Z) execve_counter:/g)].map(([, time]) =>
+      Date.parse(time as string),
+    );
+    const gaps = times.slice(1).map((time, i) => time - (times[i] as number));
+    expect(Math.max(...gaps)).toBeGreaterThanOrEqual(900);
+  } finally {
+    terminal.stdin.write("\x11\x03"); // Ctrl-Q, Ctrl-C
+  }
+  expect(await ended).toEqual([0, null]);
+});
+
+test("with stderr full or closed it runs all the same", async () => {
+  for (const script of ['exec "$@" 2>/dev/full', 'exec "$@" 2>&-']) {
+    const args = ["-c", script, "sh", process.execPath, CLI, "--no-web", ...FAST];
+    const child = spawn("sh", args, { stdio: ["ignore", "pipe", "ignore"] });
+    let stdout = "";
+    child.stdout.on("data", (data) => {
+      stdout += data;
+    });
+    try {
+      await until("three lines", () => stdout.split("\n").length > 3);
+    } finally {
+      child.kill("SIGTERM");
+    }
+    expect(await once(child, "exit")).toEqual([0, null]);
+  }
+});
+
+test("talk that nobody reads does not pile up for ever", async () => {
+  const script = `
+    const { createLog } = require("${projectPath("dist/log.js")}");
+    const log = createLog("info");
+    for (let i = 0; i < 100; i++) log.info("x".repeat(1 << 20));
+    console.log(process.stderr.writableLength);
+    process.exit();
+  `;
+  const child = spawn(process.execPath, ["-e", script]); // whose stderr nobody reads
+  const [waiting] = await once(child.stdout, "data");
+  expect(Number(waiting)).toBeGreaterThan(1 << 24); // more than libbpf's longest message
+  expect(Number(waiting)).toBeLessThan(1 << 26);
+});
+
+test.each([["--check"], ["doctor"], ["watch", "list"]])(
+  "what %s has to say and cannot is a failure",
+  async (...args) => {
+    const meter = await Meter.start();
+    try {
+      const map = args[0] === "watch" ? ["--map", String(meter.mapId)] : [];
+      const words = [process.execPath, CLI, ...args, ...map];
+      const { status, stderr } = result("sh", ["-c", 'exec "$@" > /dev/full', "sh", ...words]);
+      expect(stderr).toContain("cannot write to stdout (ENOSPC)");
+      expect(stderr).toContain("to do: ");
+      expect(status).toBe(1);
+    } finally {
+      await meter.stop();
+    }
+  },
+);
