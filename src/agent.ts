@@ -178,6 +178,8 @@ class Source {
   failure: string | undefined;
   /** Whether there was a word that the table of execs is full. */
   #full = false;
+  /** What the last read found. */
+  #totals: Record<string, bigint> = {};
   readonly #kernel: Kernel;
   readonly #log: Log;
 
@@ -191,6 +193,7 @@ class Source {
       const snapshot = read(this.#kernel);
       this.failure = undefined;
       this.#noteFull(snapshot);
+      this.#noteFallen(snapshot);
       return snapshot;
     } catch (error) {
       this.readErrors++;
@@ -198,6 +201,17 @@ class Source {
       this.#log.error(`cannot read the counters: ${this.failure}`);
       return undefined;
     }
+  }
+
+  /** The kernel only adds: what falls was changed by somebody else. */
+  #noteFallen({ attempts, execs }: Snapshot): void {
+    const totals = { ...attempts, execs };
+    for (const [name, count] of Object.entries(totals)) {
+      const last = this.#totals[name] ?? 0n;
+      if (count >= last) continue;
+      this.#log.warn(`${name} fell from ${last} to ${count}: somebody else edits the maps`);
+    }
+    this.#totals = totals;
   }
 
   #noteFull({ by, tables }: Snapshot): void {

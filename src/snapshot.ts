@@ -66,7 +66,8 @@ export function headline(snapshot: Snapshot): bigint {
 
 /**
  * What the headline did since `previous`, or since the start: the difference, and
- * executions per second (0 where no time has passed).
+ * executions per second (0 where no time has passed, or where somebody else has set the
+ * count back).
  */
 export function change(
   previous: Snapshot | undefined,
@@ -76,7 +77,10 @@ export function change(
   const milliseconds = previous
     ? now.clock - previous.clock
     : now.time.getTime() - now.startTime.getTime();
-  return { delta, rate: milliseconds > 0 ? (Number(delta) * 1000) / milliseconds : 0 };
+  return {
+    delta,
+    rate: milliseconds > 0 && delta > 0n ? (Number(delta) * 1000) / milliseconds : 0,
+  };
 }
 
 /** One count of a snapshot that says who or what, and how much it grew. */

@@ -12,6 +12,12 @@ test("the line is the one the interface shows", () => {
   );
 });
 
+test("a count that somebody else set back is shown as it is, and no rate is made of it", () => {
+  const less = snapshot({ clock: 11_000, attempts: { execve: 2n, execveat: 0n } });
+  expect(change(now, less)).toEqual({ delta: -21n, rate: 0 });
+  expect(format("text", now, less)).toContain(" execve_counter: 2 (-21, 0.0/s)");
+});
+
 test("what grew follows the line, the most first, containers as short as elsewhere", () => {
   const text = format("text", { ...before, execsBy: [], watched: new Map() }, now);
   expect(text.split("\n").slice(1)).toEqual([
@@ -57,10 +63,6 @@ test("the first line is about the time since the start, when all counts were 0",
   expect(format("text", undefined, early)).toContain(" execve_counter: 23 (+23, 11.5/s)");
   const atOnce = { ...now, startTime: now.time };
   expect(format("text", undefined, atOnce)).toContain(" execve_counter: 23 (+23, 0.0/s)");
-});
-
-test("a count that somebody has set back is shown as it is", () => {
-  expect(format("text", now, { ...before, clock: 11_000 })).toContain(": 14 (-9, -1.8/s)");
 });
 
 test("skipped runs are shown once there are any", () => {
