@@ -134,6 +134,23 @@ bpf_map_info MapInfoOf(int fd) {
   return info;
 }
 
+bpf_prog_info ProgramInfoOf(int fd) {
+  bpf_prog_info info{};
+  uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure("info", errno);
+  return info;
+}
+
+// More than a Session ever holds. Where libbpf finds no descriptor free in the middle of a
+// load it may take the kernel for an older one, without whatever it was about to probe.
+void EnsureDescriptors() {
+  std::array<std::unique_ptr<Fd>, 64> spare;
+  for (auto& fd : spare) {
+    fd = std::make_unique<Fd>(open("/", O_PATH | O_CLOEXEC));
+    if (!*fd) throw Failure("load", errno);
+  }
+}
+
 bool HoldsCounters(int fd) {
   const bpf_map_info info = MapInfoOf(fd);
   return std::string_view(info.name) == COUNTERS_MAP && info.type == BPF_MAP_TYPE_HASH &&
@@ -174,6 +191,7 @@ Session::~Session() = default;
 
 void Session::Load(const Plan& plan) {
   LogScope scope(*this);
+  EnsureDescriptors();
   plan_ = plan;
   const bool pinned = !plan.pins.empty();
   bpf_program* program;
@@ -266,13 +284,14 @@ void Session::CheckEntry(const std::string& name) {
       std::find(maps.begin(), maps.end(), MapInfoOf(Pinned(kNext + name).get()).id) == maps.end()) {
     throw Failure("pinned " + (kEnter + name), EINVAL);
   }
-  const Fd link = Pinned(kLink + name);
+  Fd link = Pinned(kLink + name);
   bpf_link_info attached{};
   size = sizeof(attached);
   if (bpf_obj_get_info_by_fd(link.get(), &attached, &size) < 0 || attached.prog_id != program.id) {
     throw Failure("pinned " + (kLink + name), EINVAL);
   }
   entries_.emplace(name, std::move(entry));
+  pinned_links_.push_back(std::move(link));
 }
 
 uint64_t Session::Begin(uint64_t now) {
@@ -477,20 +496,19 @@ std::vector<ProgramInfo> Session::Programs() {
   std::vector<ProgramInfo> programs;
   for (const std::string& name : plan_.programs) {
     bpf_program* program = Program(name);
-    int fd = bpf_program__fd(program);
+    bpf_prog_info info = ProgramInfoOf(bpf_program__fd(program));
     const auto entry = entries_.find(name);
     if (entry != entries_.end()) {
-      // The kernel keeps the figures of what is attached.
-      fd = entry->second.get();
+      // Somebody may have emptied the slot, or put another program there.
       const uint32_t slot = 0;
       uint32_t id;
       if (bpf_map_lookup_elem(bpf_map__fd(Map(kNext + name)), &slot, &id) < 0) {
         throw Failure("slot " + name, errno);
       }
+      if (id != info.id) throw Failure("slot " + name, ESTALE);
+      // The kernel keeps the figures of what is attached.
+      info = ProgramInfoOf(entry->second.get());
     }
-    bpf_prog_info info{};
-    uint32_t size = sizeof(info);
-    if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure("info", errno);
     programs.push_back({name, bpf_program__section_name(program), info.id, info.run_cnt,
                         info.run_time_ns, info.recursion_misses});
   }

@@ -192,6 +192,9 @@ class Session {
   std::unique_ptr<Fd> lock_;
   Plan plan_;
   std::map<std::string, Fd> entries_;  // what is attached, by the program it calls
+  // Links that were pinned before: held, so that they stay attached though somebody
+  // removes the pins.
+  std::vector<Fd> pinned_links_;
   // Room to read the fullest map into.
   std::unique_ptr<char[]> keys_;
   std::unique_ptr<uint64_t[]> values_;

@@ -49,6 +49,7 @@ const ALL_CAPABILITIES = "run it as root, or with CAP_BPF and CAP_PERFMON";
 const BANNED =
   "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
 const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
+export const MORE_FILES = "raise the limit on open files (ulimit -n)";
 const USE_RAW = "count by the raw hook, which needs none: --attempts raw";
 
 /** Puts a failure of the kernel or of libbpf into a user's words. */
@@ -63,7 +64,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${step}: ${code})`,
       code === "ENOMEM"
         ? "free memory, or raise the memory limit of the control group it runs in"
-        : "raise the limit on open files (ulimit -n)",
+        : MORE_FILES,
     );
   }
 
@@ -109,6 +110,12 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     return unable(
       `this kernel has no BPF (${step}: ${code})`,
       "boot a kernel with CONFIG_BPF_SYSCALL=y, or leave the sandbox that hides bpf(2)",
+    );
+  }
+  if (code === "EPERM" && (step === "update" || step === "delete")) {
+    return failed(
+      `the map of counters is frozen: it can be read, but not edited (${step}: ${code})`,
+      "start the meter again; where it is pinned, give its counts up first: execve-counter unpin",
     );
   }
   if (isDenied(code) && (step === "find" || step === "adopt")) {

@@ -7,7 +7,7 @@ import { constants, release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { effectiveCapabilities } from "./capabilities.ts";
-import { ExitCode, explain, UserError } from "./errors.ts";
+import { ExitCode, explain, MORE_FILES, UserError } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import type { Label } from "./labels.ts";
 import { preparePins, unpin } from "./pins.ts";
@@ -414,9 +414,13 @@ export function loadAddon(): Addon {
   try {
     return require(ADDON);
   } catch (error) {
+    const why = firstLine((error as Error).message);
     throw new UserError(
-      `the native addon cannot be loaded: ${firstLine((error as Error).message)}`,
-      "build it (make build), which installs libbpf too",
+      `the native addon cannot be loaded: ${why}`,
+      // The dynamic linker gives no number.
+      why.endsWith("Too many open files")
+        ? MORE_FILES
+        : "build it (make build), which installs libbpf too",
       ExitCode.failed,
     );
   }

@@ -16,7 +16,7 @@ import {
   unlinkSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { ExitCode, UserError } from "./errors.ts";
+import { ExitCode, MORE_FILES, UserError } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, PIN_VERSION, STATE_MAP } from "./keys.ts";
 
 const BPFFS = "/sys/fs/bpf";
@@ -56,9 +56,15 @@ export function preparePins(directory: string, programs: readonly string[], nati
 function prepare(top: string, programs: readonly string[], native: Native): Pins {
   const [path, unfinished] = [join(top, PIN_VERSION), join(top, UNFINISHED)];
   ensureBpffs(top, native);
-  mkdirSync(top, { recursive: true, mode: 0o700 });
-  lock(top, native);
-  const found = readdirSync(top);
+  const made = mkdirSync(top, { recursive: true, mode: 0o700 }) !== undefined;
+  let found: string[];
+  try {
+    lock(top, native);
+    found = readdirSync(top);
+  } catch (error) {
+    if (made) rmdirSync(top);
+    throw error;
+  }
   for (const name of found) {
     if (name === UNFINISHED) throw unusable(unfinished, "is half-written: a start was cut short");
     if (name === PIN_VERSION) continue;
@@ -136,7 +142,11 @@ function usable<Result>(top: string, work: () => Result): Result {
     const denied = code === "EACCES" || code === "EPERM";
     throw new UserError(
       `cannot use ${top} for pins (${syscall}: ${code})`,
-      denied ? "run it as the user who owns it: root, as a rule" : "choose another directory",
+      denied
+        ? "run it as the user who owns it: root, as a rule"
+        : code === "EMFILE"
+          ? MORE_FILES
+          : "choose another directory",
       denied ? ExitCode.unable : ExitCode.failed,
     );
   }

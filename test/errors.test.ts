@@ -22,6 +22,8 @@ test.each([
   ["perf_event", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
   ["attach count_exec", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
   ["update", "E2BIG", ROOT, ExitCode.usage, "no room", "4096"],
+  ["update", "EPERM", ROOT, ExitCode.failed, "frozen", "start the meter again"],
+  ["delete", "EPERM", ROOT, ExitCode.failed, "frozen", "start the meter again"],
   ["open", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
   ["tracefs", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
   ["load", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],

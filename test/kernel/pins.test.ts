@@ -335,6 +335,51 @@ test("an emptied slot is a failed read, said everywhere", async () => {
   expect((await next.get("/readyz")).status).toBe(200);
 });
 
+test("a slot that somebody gave to another program is a failed read", async () => {
+  const meter = await start();
+  const other = await Meter.start(["--no-web"]);
+  running.push(other);
+  const [program] = loadedBy(other.pid).prog.filter((id) => {
+    const { name } = JSON.parse(sh(BPFTOOL, ["-j", "prog", "show", "id", `${id}`]));
+    return name === "count_exec";
+  });
+  const slot = join(pins, "v1/next_count_exec");
+  const value = ["value", "id", `${program}`];
+  sh(BPFTOOL, ["map", "update", "pinned", slot, "key", "0", "0", "0", "0", ...value]);
+  expect((await meter.get("/readyz")).status).toBe(503);
+  await until("a word", () => meter.stderr.includes("slot count_exec"));
+});
+
+test("an agent that adopted its links keeps them attached, though somebody removes the pins", async () => {
+  await (await start()).stop();
+  const second = await start();
+  await until("a word", () => second.stderr.includes("adopted"));
+  const { execveat = Number.NaN } = await counts(second);
+  for (const name of contents(join(pins, "v1"))) {
+    if (name.startsWith("link_")) rmSync(join(pins, "v1", name));
+  }
+  sh(STORM, ["execveat", "2", "1000"]);
+  sh(join(directory, program), []);
+  expect(await counts(second)).toMatchObject({ execveat: execveat + 2000, runs: 1 });
+  // What comes after it finds that the pins are no longer what they were.
+  await second.stop();
+  expect(refused(...FLAGS)).toContain("is damaged: look at link_");
+});
+
+test("a start with too few file descriptors pins nothing", () => {
+  let said = 0;
+  for (let limit = 12; limit < 72; limit += limit < 24 ? 1 : 12) {
+    const agent = [process.execPath, CLI, "--pin", pins, "--no-web", ...FLAGS];
+    const { stderr } = result("prlimit", [`--nofile=${limit}`, "--core=0", ...agent]);
+    expect(existsSync(pins)).toBe(false);
+    // With a few less than the meter notices, Node.js itself does not start.
+    if (said === 0 && !stderr.startsWith("execve-counter: ")) continue;
+    expect(stderr).toMatch(/^execve-counter: error: .+\n.+ to do: raise the limit on open files/);
+    said++;
+  }
+  expect(said).toBeGreaterThan(3);
+});
+
 test("an attempts key that is gone is not made anew at 0, as if nothing had been counted", async () => {
   await (await start()).stop();
   const map = join(pins, "v1/execve_counter");
