@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test test-vm check format bench clean
+.PHONY: help deps packages build run test test-vm check format bench soak clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -19,7 +19,7 @@ BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generi
 RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
-	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static openssl) \
+	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static libfaketime openssl) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring) \
 	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
 	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
@@ -54,6 +54,7 @@ help:
 	@echo 'make check  formatter, linter, types'
 	@echo 'make format mend what the formatters can'
 	@echo 'make bench  measure'
+	@echo 'make soak   storm it for half an hour, and see what is lost or grows (MINUTES=60: longer)'
 	@echo 'make clean  remove what was built'
 
 deps: packages node_modules/.package-lock.json
@@ -90,6 +91,9 @@ format: packages node_modules/.package-lock.json
 
 bench: build $(addprefix $(TOOLS)/,storm tiny baseline.bpf.o)
 	$(call as_root,$(NODE) test/bench/bench.mjs)
+
+soak: build $(addprefix $(TOOLS)/,storm tiny)
+	$(call as_root,$(NODE) test/bench/soak.mjs $(or $(MINUTES),30))
 
 clean:
 	$(Q)rm -rf build dist node_modules
