@@ -17,10 +17,13 @@ const READER = `
   process.send("reads");
   for (;;) session.readCounters();`;
 
-async function startMeter(...flags) {
-  const child = spawn("/bin/node", [
-    ...["dist/cli.js", "--web.listen-address", "127.0.0.1:0", "--failures", "--by"],
-    ...["command,user,container", "--watch", "program", ...flags],
+const startMeter = (...flags) => startMeterOn("3", ...flags);
+
+/** @param cpus that it runs on, a bit each: there the tracepoints' perf events are opened */
+async function startMeterOn(cpus, ...flags) {
+  const child = spawn("/bin/taskset", [
+    ...[cpus, "/bin/node", "dist/cli.js", "--web.listen-address", "127.0.0.1:0", "--failures"],
+    ...["--by", "command,user,container", "--watch", "program", ...flags],
   ]);
   let stderr = "";
   let origin;
@@ -106,6 +109,21 @@ async function pinned(hook) {
   return { after };
 }
 
+/** 5,000 calls each while the CPU that the meter was started on is there, is not, is again. */
+async function hotplug(hook) {
+  const meter = await startMeterOn("2", "--attempts", hook);
+  const counted = [];
+  for (const online of ["1", "0", "1"]) {
+    writeFileSync("/sys/devices/system/cpu/cpu1/online", online);
+    const before = await snapshot(meter);
+    storm("execve", 2, 2_500);
+    const after = await snapshot(meter);
+    counted.push({ online, before, after });
+  }
+  await meter.stop("SIGTERM");
+  return counted;
+}
+
 /** The maps of meters that are left. */
 const left = () =>
   createRequire(import.meta.url)("/app/build/Release/execve_counter.node").findCounters();
@@ -113,7 +131,11 @@ const left = () =>
 const report = { release: release(), hooks: {} };
 try {
   for (const hook of ["tracepoint", "raw"]) {
-    report.hooks[hook] = { readers: await underReaders(hook), pinned: await pinned(hook) };
+    report.hooks[hook] = {
+      readers: await underReaders(hook),
+      pinned: await pinned(hook),
+      hotplug: await hotplug(hook),
+    };
   }
   report.left = left();
 } catch (error) {

@@ -7,7 +7,7 @@ trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/app/build/test"
 cp test/vm/init "$root/init"
 cp /bin/busybox "$root/bin/"
-for name in sh mount ip poweroff sleep; do ln -s busybox "$root/bin/$name"; done
+for name in sh mount ip poweroff sleep taskset; do ln -s busybox "$root/bin/$name"; done
 cp "$(node -p process.execPath)" "$root/bin/node"
 cp -r --parents dist build/Release/execve_counter.node package.json test/vm/guest.mjs build/test/storm "$root/app"
 cp build/test/tiny "$root/bin/program"
