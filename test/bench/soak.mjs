@@ -107,8 +107,9 @@ console.log(
 console.log(`failed reads                 ${last.readErrors}`);
 
 const flat = rss[1] <= rss[0] * 1.05 && fds[1] <= fds[0];
+// Others may call execveat too, systemd for one; hardly so that it fails with ENOENT.
 const exact =
-  last.attempts === expected.calls &&
+  last.attempts >= expected.calls &&
   last.failures === expected.calls &&
   last.watched === expected.starts;
 console.log(exact && flat && status === 0 ? "exact, and flat" : "NOT exact, or not flat");
