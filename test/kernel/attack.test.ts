@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 import { Meter, sh, until } from "../support/meter.ts";
 
 /** Seconds that each attack goes on for. */
-const DURATION = 3;
+const DURATION = 4;
 
 /**
  * What a client does to the port, over and over, in a thread of its own: each is the
@@ -83,8 +83,8 @@ async function endure(meter: Meter, attack: keyof typeof ATTACKS): Promise<void>
     .map((line) => Date.parse(line.split(" ")[0] as string))
     .concat(ended);
   const gaps = times.slice(1).map((time, i) => time - (times[i] as number));
-  expect(Math.max(...gaps)).toBeLessThan(1000);
-  expect(times.length).toBeGreaterThan(DURATION * 3);
+  expect(Math.max(...gaps)).toBeLessThan(2000);
+  expect(times.length).toBeGreaterThan(DURATION * 2);
 }
 
 function resident({ pid }: Meter): number {
