@@ -62,25 +62,33 @@ void Try(Napi::Env env, Work work) {
   }
 }
 
+// A string for those who read up to a NUL: with one in it, it would be another to them.
+std::optional<std::string> CString(const Napi::Value& value) {
+  if (!value.IsString()) return std::nullopt;
+  std::string text = value.As<Napi::String>();
+  if (text.find('\0') != std::string::npos) return std::nullopt;
+  return text;
+}
+
 std::string StringArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
-  if (!info[index].IsString()) {
-    throw Napi::TypeError::New(info.Env(), std::string(name) + " must be a string");
-  }
-  return info[index].As<Napi::String>().Utf8Value();
+  const auto text = CString(info[index]);
+  if (text) return *text;
+  throw Napi::TypeError::New(info.Env(), std::string(name) + " must be a string without NUL");
 }
 
 std::vector<std::string> StringsArgument(const Napi::CallbackInfo& info, size_t index,
                                          const char* name) {
   const auto refuse = [&] {
-    return Napi::TypeError::New(info.Env(), std::string(name) + " must be an array of strings");
+    return Napi::TypeError::New(info.Env(),
+                                std::string(name) + " must be an array of strings without NUL");
   };
   if (!info[index].IsArray()) throw refuse();
   const Napi::Array array = info[index].As<Napi::Array>();
   std::vector<std::string> strings;
   for (uint32_t i = 0; i < array.Length(); i++) {
-    const Napi::Value value = array[i];
-    if (!value.IsString()) throw refuse();
-    strings.push_back(value.As<Napi::String>());
+    const auto text = CString(array[i]);
+    if (!text) throw refuse();
+    strings.push_back(*text);
   }
   return strings;
 }

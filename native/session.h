@@ -42,7 +42,7 @@ struct Failure : std::exception {
   // What was being done: "open", "load", "attach count_exec", "tracefs",
   // "tracepoint", "perf_event", "find", "adopt", "lookup", "update", "delete",
   // "lock", "mount", "pin <name>", "pinned <name>",
-  // "settle", "read", "info".
+  // "slot <name>", "settle", "read", "info", "user".
   std::string step;
   // A positive errno.
   int error;

@@ -39,8 +39,6 @@ std::optional<std::string> UserName(uid_t uid) {
 }
 
 std::optional<Account> FindAccount(const std::string& name) {
-  // The look-up would end at a NUL, and find somebody else.
-  if (name.find('\0') != std::string::npos) return std::nullopt;
   return FromEntry([&](auto... result) { return getpwnam_r(name.c_str(), result...); },
                    [](const passwd& entry) {
                      return Account{entry.pw_uid, entry.pw_gid};

@@ -7,7 +7,8 @@ import { OTHER_UID } from "../../src/keys.ts";
 import { projectPath } from "../support/files.ts";
 import { loadedBy, result } from "../support/meter.ts";
 
-const { Session: NativeSession, findCounters, settle, userName, account, restrict } = loadAddon();
+const { Session: NativeSession, findCounters, mountBpffs, settle, userName, account, restrict } =
+  loadAddon();
 const OBJECT = projectPath("dist/execve_counter.bpf.o");
 const ALL = [
   ...["count_execve", "count_execveat", "count_execve_failure", "count_execveat_failure"],
@@ -139,9 +140,10 @@ test("a user has a name or none, and what is no user's number is refused", () =>
 
 test("an account has numbers or is none, and only true numbers and names are taken", () => {
   expect(account("daemon")).toEqual({ uid: 1, gid: 1 });
-  for (const name of ["", "no-such-user", "root\0", "x".repeat(1 << 16)]) {
+  for (const name of ["", "no-such-user", "x".repeat(1 << 16)]) {
     expect(account(name)).toBeUndefined();
   }
+  expect(thrown(() => account("root\0"))).toMatchObject(TYPE);
   expect(thrown(() => account(0 as unknown as string))).toMatchObject(TYPE);
   // What would give up nothing of what it was asked to, or this very process's privileges.
   for (const [keep, uid, gid] of [
@@ -296,6 +298,23 @@ test("a program is attached once, or it would count twice", () => {
   for (const program of ALL) {
     session.attach(program);
     expect(thrown(() => session.attach(program))).toMatchObject({ errno: constants.errno.EEXIST });
+  }
+});
+
+test("a string with a NUL is a TypeError, and never stands for what is before it", () => {
+  expect(thrown(() => newSession(`${OBJECT}\0`))).toMatchObject(TYPE);
+  const session = loadedSession();
+  session.attach("count_exec");
+  // Found by its C string, kept by the whole: it would be attached, and count, twice.
+  expect(thrown(() => session.attach("count_exec\0"))).toMatchObject(TYPE);
+  for (const call of [
+    () => newSession().load(["count_exec\0"]),
+    () => newSession().load(ALL, ["command\0"]),
+    () => newSession().load(ALL, [], 2, "\0"),
+    () => newSession().lock("/\0"),
+    () => mountBpffs("/nonexistent\0"),
+  ]) {
+    expect(thrown(call)).toMatchObject(TYPE);
   }
 });
 
