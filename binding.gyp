@@ -9,7 +9,12 @@
         "native/users.cc"
       ],
       "dependencies": ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"],
-      "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_DEPRECATED"],
+      "defines": [
+        "NAPI_VERSION=8",
+        "NODE_ADDON_API_DISABLE_DEPRECATED",
+        # A worker may be stopped in what a method calls: nobody is left to catch anything.
+        "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
+      ],
       "cflags": ["-Wextra", "<!@(pkg-config --cflags libbpf)"],
       "cflags_cc": ["-std=c++17"],
       "libraries": ["<!@(pkg-config --libs libbpf)"]

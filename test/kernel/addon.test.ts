@@ -380,3 +380,22 @@ test("a log function that throws or closes the session breaks nothing", () => {
   session = newSession(OBJECT, () => session?.close());
   expect(thrown(() => session?.load(ALL))).toMatchObject(STATE);
 });
+
+// As worker.terminate() may, at any moment.
+test.each([
+  ["the log function", "new Session(OBJECT, () => process.exit())"],
+  [
+    "an array",
+    "new Session(OBJECT, () => {}).load(Object.defineProperty([''], 0, { get: process.exit }))",
+  ],
+])("a worker that is stopped in %s ends alone", (_where, call) => {
+  const addon = projectPath("build/Release/execve_counter.node");
+  const worker = `const OBJECT = "${OBJECT}"; const { Session } = require("${addon}"); ${call}`;
+  const { status, stdout } = result(process.execPath, [
+    "--eval",
+    `new (require("worker_threads").Worker)(${JSON.stringify(worker)}, { eval: true })
+      .on("exit", () => console.log("the worker has ended"))`,
+  ]);
+  expect(status).toBe(0);
+  expect(stdout).toBe("the worker has ended\n");
+});
