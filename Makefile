@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test test-vm check format bench soak clean
+.PHONY: help deps packages build run test fuzz test-vm check format bench soak clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -36,6 +36,7 @@ $(error Node.js 20 or newer is needed, with npm)
 endif
 VITEST := node_modules/vitest/vitest.mjs run --config test/vitest.config.mts
 ADDON := build/Release/execve_counter.node
+SANITIZED := build/fuzz/build/Release/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
 TOOLS := build/test
 TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf other.bpf.o usr/bin/prometheus)
@@ -48,7 +49,8 @@ BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Werror -Ibpf \
 help:
 	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
 	@echo 'make test   the same, and run every test'
-	@echo 'make test-vm  boot other kernels, and see what is exact there (KERNELS=bullseye,sid: these only)'
+	@echo 'make fuzz   call the addon in random ways for a minute, sanitized (SECONDS=..., SEED=...)'
+	@echo 'make test-vm  boot other kernels, and see what is exact there (KERNELS=bullseye,sid-full: these only)'
 	@echo 'make deps   install what is missing'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types'
@@ -70,6 +72,10 @@ run: build
 test: build $(TEST_TOOLS)
 	$(Q)$(NODE) $(VITEST) --project unit
 	$(call as_root,$(NODE) $(VITEST) --project kernel)
+
+fuzz: build $(SANITIZED)
+	$(call as_root,env LIBASAN=$$($(CXX) -print-file-name=libasan.so) SECONDS=$(SECONDS) SEED=$(SEED) \
+		$(NODE) test/fuzz/fuzz.mjs)
 
 test-vm: build $(addprefix $(TOOLS)/,storm tiny)
 	$(note) PACK initrd
@@ -106,11 +112,22 @@ node_modules/.package-lock.json: package.json package-lock.json | packages
 $(OBJECT): bpf/execve_counter.bpf.c $(wildcard bpf/*.h) | packages
 	$(bpf_object)
 
-$(ADDON): $(wildcard native/*) bpf/execve_counter.h binding.gyp node_modules/.package-lock.json
+ADDON_SOURCES := $(wildcard native/*) bpf/execve_counter.h binding.gyp
+GYP := MAKEFLAGS= node_modules/.bin/node-gyp configure build $(NODE_DIR) $(if $(Q),--loglevel=error >/dev/null)
+$(ADDON): $(ADDON_SOURCES) node_modules/.package-lock.json
 	$(note) GYP $@
 	$(Q)pkg-config --exists --print-errors 'libbpf >= 1.0' || \
 		{ echo 'libbpf 1.0 or newer is needed: Debian 12, Ubuntu 24.04 or newer have it'; exit 1; }
-	$(Q)MAKEFLAGS= node_modules/.bin/node-gyp configure build $(NODE_DIR) $(if $(Q),--loglevel=error >/dev/null)
+	$(Q)$(GYP)
+	$(Q)touch $@
+
+# In a directory of its own, and without what needs C++'s run-time types.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all
+$(SANITIZED): $(ADDON_SOURCES) | $(ADDON)
+	$(note) GYP $@
+	$(Q)mkdir -p build/fuzz
+	$(Q)ln -sfn ../../native ../../bpf ../../binding.gyp build/fuzz
+	$(Q)CXXFLAGS='$(SANITIZE) -fno-omit-frame-pointer -g' LDFLAGS='$(SANITIZE)' $(GYP) --directory=build/fuzz
 	$(Q)touch $@
 
 dist/cli.js: $(wildcard src/*.ts) tsconfig.json node_modules/.package-lock.json

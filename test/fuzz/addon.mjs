@@ -1,0 +1,421 @@
+// One process of make fuzz: calls the addon in random order with arguments right and wrong, in
+// the main thread and in workers that are ended at any moment. Whatever is called returns what
+// src/kernel.ts says, or throws what that says.
+import * as fs from "node:fs";
+import { createRequire } from "node:module";
+import { constants } from "node:os";
+import { setImmediate } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { isMainThread, threadId, Worker, workerData } from "node:worker_threads";
+import fc from "fast-check";
+
+const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.meta.url));
+const OBJECT = path("dist/execve_counter.bpf.o");
+const PROGRAMS = [
+  ...["count_execve", "count_execveat", "count_execve_failure", "count_execveat_failure"],
+  ...["count_attempts", "count_failures", "count_exec"],
+];
+const FLAGS = ["command", "user", "container", "cgroup_v1"];
+const PINS = `pins/${threadId}`;
+const U64 = 2n ** 64n;
+const { E2BIG } = constants.errno;
+
+const seed = isMainThread ? Number(process.argv[2]) : workerData.seed;
+/** Sequences and calls, of all threads. */
+const tally = isMainThread ? new Float64Array(new SharedArrayBuffer(16)) : workerData.tally;
+const addon = createRequire(import.meta.url)(path("build/fuzz/build/Release/execve_counter.node"));
+const { Session } = addon;
+const FROM_LOG = new Error("from the log");
+/** What should not have been; the addon may be between here and who could catch it. */
+const wrong = [];
+
+/** What JavaScript does that runs in the midst of a call. */
+let during = () => {};
+
+/** Stands for an argument that is made at the call: see make(). */
+class Made {
+  constructor(kind) {
+    this.kind = kind;
+  }
+}
+
+// Arguments, and what makes them right.
+const junk = fc.oneof(
+  fc.constantFrom(undefined, null, true, Number.NaN, -0, -1, 0.5, 2 ** 32, 2 ** 53, Infinity),
+  fc.constantFrom(-1n, 0n, U64 - 1n, U64, 2n ** 200n, Symbol.iterator, {}, ["pid"]),
+  fc.constantFrom("", "\0", "count_exec\0", "\ud800", "x".repeat(64), "x".repeat(1e5)),
+  fc.string({ unit: "binary" }).map((text) => text.replaceAll("/", "_")),
+  fc.array(fc.constantFrom("count_exec", "count_exec\0", 1, undefined)),
+  fc.constantFrom("reader", "coerced", "proxy", "sparse", "detached").map((kind) => new Made(kind)),
+);
+const mostly = (right) =>
+  fc.oneof({ weight: 15, arbitrary: right }, { weight: 1, arbitrary: junk });
+const argument = (right, fits) => ({ value: mostly(right), fits });
+const optional = ({ value, fits }) => ({
+  value: fc.option(value, { nil: undefined, freq: 1 }),
+  fits: (given) => given === undefined || fits(given),
+});
+const isText = (value) => typeof value === "string" && !value.includes("\0");
+const isTexts = (value) => Array.isArray(value) && value.every(isText);
+const areFlags = (value) => isTexts(value) && value.every((flag) => FLAGS.includes(flag));
+const isU32 = (value) => Number.isInteger(value) && value >= 0 && value < 2 ** 32;
+const isU64 = (value) => typeof value === "bigint" && value >= 0n && value < U64;
+const isKey = (value) => isText(value) && value !== "" && Buffer.byteLength(value) < 64;
+const text = (...values) => argument(fc.constantFrom(...values), isText);
+const key = argument(fc.constantFrom("a", "b", "ä", "\ud800", "x".repeat(63)), isKey);
+const directory = text("file", PINS, "pins", ".", "missing/file");
+
+/**
+ * The methods: what the session must be, the arguments, at which steps they may fail all the
+ * same, and whether what they return is right, where that is not undefined.
+ */
+const METHODS = {
+  load: {
+    needs: "fresh",
+    args: [
+      argument(
+        fc.oneof(
+          { weight: 4, arbitrary: fc.subarray(PROGRAMS) },
+          { weight: 1, arbitrary: fc.constant(new Made("reader")) },
+        ),
+        isTexts,
+      ),
+      optional(argument(fc.subarray(FLAGS), areFlags)),
+      optional(argument(fc.constantFrom(2, 16, 4096), (rows) => isU32(rows) && rows >= 2)),
+      optional(text(PINS)),
+      { value: fc.constantFrom(undefined, undefined, undefined, true), fits: () => true },
+    ],
+    fails: (_, [programs, , , pins, adopt]) =>
+      (pins || adopt || !programs.every((name) => PROGRAMS.includes(name))) && /^(load|pin)/,
+  },
+  adopt: {
+    needs: "fresh",
+    args: [argument(fc.constantFrom(0, 2 ** 32 - 1, new Made("map 0"), new Made("map 1")), isU32)],
+    fails: () => /^adopt$/,
+  },
+  lock: { needs: "open", args: [directory], fails: () => /^lock$/ },
+  begin: {
+    needs: "loaded",
+    args: [
+      argument(
+        fc.double({ min: 0, max: 9e14 }),
+        (now) => typeof now === "number" && now >= 0 && now < 9e15,
+      ),
+    ],
+    fails: ({ pins }) => pins && /^pin/,
+    right: (value, { pins }, [now]) => value === Math.trunc(now) || (pins && value >= 0),
+  },
+  attach: {
+    needs: "loaded",
+    args: [text(...PROGRAMS)],
+    fails: ({ pins, attached, programs }, [name]) =>
+      (pins || attached.has(name) || !programs.includes(name)) && /^(attach|load|pin)/,
+  },
+  lookup: {
+    needs: "counters",
+    args: [key],
+    right: (value, { counters }, [name]) => !counters || value === counters.get(name),
+  },
+  update: { needs: "counters", args: [key, argument(fc.bigInt(0n, U64 - 1n), isU64)] },
+  insert: {
+    needs: "counters",
+    args: [key],
+    right: (value, { counters }, [name]) => !counters || value === !counters.has(name),
+  },
+  remove: {
+    needs: "counters",
+    args: [key],
+    right: (value, { counters }, [name]) => !counters || value === counters.has(name),
+  },
+  readCounters: {
+    needs: "counters",
+    right: (rows, { counters }) =>
+      rows.every(([name, n]) => isU64(n) && (counters?.get(name) ?? n) === n) &&
+      rows.length === (counters ?? new Map(rows)).size,
+  },
+  readExecs: {
+    needs: "loaded",
+    right: ({ commands, containers, uids, counts }) =>
+      commands.length > 0 &&
+      [containers, uids, counts].every(({ length }) => length === commands.length) &&
+      [...commands, ...containers].every(isText) &&
+      [...uids].every(isU32) &&
+      [...counts].every(isU64),
+  },
+  readFailures: {
+    needs: "loaded",
+    right: (rows) => rows.every(([call, errno, n]) => isText(call) && errno > 0 && isU64(n)),
+  },
+  programs: {
+    needs: "loaded",
+    // Pinned, a program is in its slot once it is attached.
+    fails: ({ pins }) => pins && /^slot /,
+    right: (rows, { programs }) =>
+      `${rows.map(({ name }) => name)}` === `${programs}` &&
+      rows.every(({ runCount, runTime, misses }) => [runCount, runTime, misses].every(isU64)),
+  },
+  maps: {
+    needs: "loaded",
+    right: (rows) => rows.every(({ id, capacity }) => isU32(id) && isU32(capacity)),
+  },
+  close: { needs: "open" },
+  // Of the module:
+  findCounters: { right: (ids) => ids.every(isU32) },
+  settle: {},
+  mountBpffs: { args: [text("mounts", "file", "missing/file")], fails: () => /^mount$/ },
+  userName: {
+    args: [argument(fc.constantFrom(0, 1, 2 ** 32 - 2), isU32)],
+    right: (name) => name === undefined || isText(name),
+  },
+  // How a session begins: constructed, as what, with what for a log.
+  new: {
+    args: [
+      text(...Array(9).fill(OBJECT), "missing", "."),
+      argument(
+        fc.constantFrom("quiet", "quiet", "calls", "calls", "throws"),
+        (log) => typeof logOf(log) === "function",
+      ),
+      { value: fc.constantFrom(Session, class extends Session {}, Object), fits: () => true },
+    ],
+    fails: (_, [file]) => file !== OBJECT && /^open$/,
+    right: () => true,
+  },
+};
+
+const slot = fc.nat({ max: 1 });
+const self = fc.oneof(
+  { weight: 30, arbitrary: fc.constant("own") },
+  { weight: 1, arbitrary: fc.constantFrom("none", "proxy", "heir", "prototype") },
+);
+/** Calls, each with another that is made by what runs JavaScript meanwhile. */
+const callsWith = (hook) =>
+  fc.oneof(
+    ...Object.entries(METHODS).map(([method, { args = [] }]) => ({
+      weight: { new: 3, load: 6, attach: 3 }[method] ?? 1,
+      arbitrary: fc.record({
+        method: fc.constant(method),
+        slot,
+        self,
+        values: fc.tuple(...args.map(({ value }) => value)),
+        hook,
+      }),
+    })),
+    { weight: 2, arbitrary: fc.record({ method: fc.constantFrom("drop", "gc", "unpin"), slot }) },
+  );
+const close = fc.record({
+  method: fc.constant("close"),
+  slot,
+  self: fc.constant("own"),
+  values: fc.constant([]),
+});
+const hooks = fc.oneof(
+  { weight: 2, arbitrary: callsWith(fc.constant(null)) },
+  { weight: 1, arbitrary: close },
+);
+const sequences = fc.array(callsWith(fc.option(hooks)), { maxLength: 60, size: "max" });
+
+/** The argument that `made` stands for. */
+function make({ kind }, sessions) {
+  const run = () => during();
+  if (kind === "reader") {
+    return Object.defineProperty(["count_exec"], 0, { get: () => during() ?? "count_exec" });
+  }
+  if (kind === "coerced") return { valueOf: run, toString: run, [Symbol.toPrimitive]: run };
+  if (kind === "proxy") return new Proxy(["count_exec"], { get: run });
+  if (kind === "sparse") return Array(2 ** 32 - 1);
+  if (kind === "detached") {
+    const array = new BigUint64Array(8);
+    structuredClone(array.buffer, { transfer: [array.buffer] });
+    return array;
+  }
+  return sessions[Number(kind.at(-1))]?.map ?? 0;
+}
+
+const LOGS = {
+  quiet: () => {},
+  calls: () => during(),
+  throws: () => {
+    throw FROM_LOG;
+  },
+};
+
+function logOf(value) {
+  return (typeof value === "string" && LOGS[value]) || value;
+}
+
+function construct(kind, [file, log, as]) {
+  if (kind !== "own") return Session(file, logOf(log));
+  return Reflect.construct(Session, [file, logOf(log)], as);
+}
+
+function receiver(kind, session) {
+  if (kind === "proxy") return new Proxy(session, {});
+  if (kind === "heir") return Object.create(session);
+  return { own: session, prototype: Session.prototype }[kind];
+}
+
+/** Whether the session is what a method needs. */
+function isReady(needs, { closed, taken, loaded, adopted } = {}) {
+  if (needs === undefined) return true;
+  return !closed && { open: true, fresh: !taken, loaded, counters: loaded || adopted }[needs];
+}
+
+function kindOf(error, step) {
+  if (error === FROM_LOG) return "log";
+  if (error instanceof TypeError) return "type";
+  if (error.code === "ERR_SESSION_STATE") return "state";
+  // A tracepoint has room for 64 programs, of everybody's.
+  if (error.errno === E2BIG && error.step.startsWith("attach ")) return "native";
+  if (error.errno > 0 && step && step.test(error.step)) return "native";
+  return error.stack + JSON.stringify(error);
+}
+
+/** Makes one call, notes what is wrong about what comes of it, and what it has changed. */
+function call(op, sessions) {
+  const { method, slot, values } = op;
+  if (method === "gc") return gc();
+  if (method === "drop") return delete sessions[slot];
+  if (method === "unpin") return makePins();
+  const { needs, args = [], fails, right = (value) => value === undefined } = METHODS[method];
+  const session = sessions[slot];
+  if (needs && !session) return;
+  tally[1]++;
+
+  const given = values.map((value) => (value instanceof Made ? make(value, sessions) : value));
+  // As the addon reads it.
+  const read = given.map((value) => (typeof value === "string" ? value.toWellFormed() : value));
+  // Whatever happens while an array is read, it is one of these.
+  const open = method === "load" && values.some((value) => value?.kind === "reader");
+  const own = op.self === "own" || (!needs && method !== "new");
+  const fit =
+    own &&
+    args.every(({ fits }, i) =>
+      values[i] instanceof Made && typeof given[i] === "object" ? false : fits(given[i]),
+    );
+  const ready = isReady(needs, session);
+  const step = fit && ready && fails?.(session, read);
+  const may = open
+    ? ["right", "type", "state", "native"]
+    : [
+        fit && ready && "right",
+        (step || (fit && ready && method === "attach")) && "native",
+        !fit && "type",
+        own && !ready && "state",
+      ];
+  const logs = ["new", "load", "attach"].includes(method);
+  if (logs && (session?.log === "throws" || method === "new")) may.push("log");
+  // Even a load that fails is one; the log may know before this does.
+  if (needs === "fresh" && fit && ready && !open) session.taken = true;
+
+  let outcome;
+  let value;
+  const outer = during;
+  during = () => {
+    during = () => {};
+    if (op.hook) call(op.hook, sessions);
+  };
+  try {
+    if (method === "new") value = construct(op.self, given);
+    else if (!needs) value = addon[method](...given);
+    else value = Session.prototype[method].apply(receiver(op.self, session.session), given);
+    outcome = right(value, session, read) ? "right" : "returned what it should not";
+  } catch (error) {
+    outcome = kindOf(error, open ? /^(load|pin)/ : step);
+  }
+  during = outer;
+  if (!may.includes(outcome)) {
+    wrong.push(`${outcome}: ${fc.stringify(value)}\nof ${fc.stringify(op)}`);
+  }
+  if (open && ["right", "native"].includes(outcome)) session.taken = true;
+  if (outcome === "right") keep(op, session, sessions, read, value);
+}
+
+/** What a call has changed. */
+function keep({ method, slot }, session, sessions, [first, second, , pins], value) {
+  if (method === "new") sessions[slot] = { session: value, log: second };
+  if (method === "close") session.closed = true;
+  if (method === "attach") session.attached.add(first);
+  if (method === "update") session.counters?.set(first, second);
+  if (method === "insert" && value) session.counters?.set(first, 0n);
+  if (method === "remove") session.counters?.delete(first);
+  if (method === "adopt") {
+    session.adopted = true;
+    session.counters = sessions.find((each) => each?.map === first)?.counters;
+  }
+  if (method === "load") {
+    Object.assign(session, { loaded: true, programs: [...first], pins, attached: new Set() });
+    // Others may write to what is pinned.
+    if (!pins) session.counters = new Map();
+    if (session.closed) return;
+    const maps = Session.prototype.maps.call(session.session);
+    session.map = maps.find(({ name }) => name === "execve_counter").id;
+    fs.appendFileSync("maps", maps.map(({ id }) => `${id}\n`).join(""));
+  }
+}
+
+function makePins() {
+  fs.mkdirSync(PINS, { recursive: true });
+  for (const pin of fs.readdirSync(PINS)) fs.rmSync(`${PINS}/${pin}`);
+}
+
+function fuzz(number, runs) {
+  const sequence = fc.asyncProperty(sequences, async (ops) => {
+    fs.writeFileSync(`sequence-${threadId}`, ops.map((op) => `${fc.stringify(op)}\n`).join(""));
+    tally[0]++;
+    const sessions = [];
+    for (const op of ops) call(op, sessions);
+    // The other is left to the garbage collector.
+    const [{ session, closed } = {}] = sessions;
+    if (session && !closed) Session.prototype.close.call(session);
+    await setImmediate(); // for what was collected, and for workers
+    if (wrong.length > 0) throw new Error(wrong.splice(0).join("\n"));
+  });
+  return fc.assert(sequence, { seed: number, numRuns: runs, unbiased: true });
+}
+
+/** Runs sequences until it is ended. */
+async function work() {
+  makePins();
+  for (let number = seed; ; number++) await fuzz(number, 20);
+}
+
+/** One process: sequences of calls here and in two workers at a time. */
+async function child() {
+  for (const name of ["pins", "mounts"]) fs.mkdirSync(name);
+  addon.mountBpffs("pins");
+  makePins();
+  let number = 2 ** 30 + seed;
+  const hire = () => {
+    const worker = new Worker(new URL(import.meta.url), {
+      workerData: { seed: number++, tally },
+    });
+    return worker.on("error", fail);
+  };
+  const workers = [hire(), hire()];
+  for (let round = 0; round < 6; round++) {
+    await fuzz(seed * 1000 + round, 10);
+    await workers.shift().terminate();
+    workers.push(hire());
+  }
+  console.log(JSON.stringify([...tally]));
+  if (process.argv[3] === "stop") process.exit();
+  await Promise.all(workers.map((worker) => worker.terminate()));
+  for (let i = 0; i < 3; i++) {
+    gc();
+    await setImmediate();
+  }
+  const left = fs.readdirSync("/proc/self/fd").filter((fd) => {
+    const file = fs.existsSync(`/proc/self/fd/${fd}`) ? fs.readlinkSync(`/proc/self/fd/${fd}`) : "";
+    return /bpf|perf_event/.test(file);
+  });
+  if (left.length > 0) throw new Error(`still open: ${left}`);
+}
+
+/** At once: an orderly end would report what Node.js leaks. */
+function fail(error) {
+  console.error(error);
+  process.kill(process.pid, "SIGKILL");
+}
+
+if (isMainThread) await child().catch(fail);
+else await work();
