@@ -24,7 +24,7 @@ export default defineConfig({
         test: {
           name: "vm",
           include: ["test/vm/*.test.ts"],
-          testTimeout: 400_000,
+          testTimeout: 900_000,
         },
       },
     ],

@@ -24,27 +24,36 @@ interface Report {
 }
 
 /** Debian's kernels: the suite, the package, and how the kernel is started. */
-const KERNELS = [
-  { suite: "bullseye", image: "amd64", release: "5.10", append: "" },
-  { suite: "bullseye", image: "rt-amd64", release: "5.10", append: "" },
-  { suite: "bookworm", image: "cloud-amd64", release: "6.1", append: "preempt=full" },
-  { suite: "trixie", image: "cloud-amd64", release: "6.12", append: "" },
-  { suite: "trixie", image: "rt-amd64", release: "6.12", append: "" },
-  { suite: "sid", image: "cloud-amd64", release: "7.", append: "" },
-  { suite: "sid", image: "cloud-amd64", release: "7.", append: "preempt=full" },
-].filter(({ suite }) => (process.env.KERNELS ?? suite).split(",").includes(suite));
+const ALL = {
+  bullseye: { suite: "bullseye", image: "amd64", release: "5.10", append: "" },
+  "bullseye-rt": { suite: "bullseye", image: "rt-amd64", release: "5.10", append: "" },
+  "bookworm-full": {
+    suite: "bookworm",
+    image: "cloud-amd64",
+    release: "6.1",
+    append: "preempt=full",
+  },
+  trixie: { suite: "trixie", image: "cloud-amd64", release: "6.12", append: "" },
+  "trixie-rt": { suite: "trixie", image: "rt-amd64", release: "6.12", append: "" },
+  sid: { suite: "sid", image: "cloud-amd64", release: "7.", append: "" },
+  "sid-full": { suite: "sid", image: "cloud-amd64", release: "7.", append: "preempt=full" },
+} as const;
+type Name = keyof typeof ALL;
+const NAMES = (process.env.KERNELS?.split(",") ?? Object.keys(ALL)) as Name[];
 
 // What test/vm/guest.mjs makes: failing calls of execve (a tenth as many of execveat),
 // starts, each storm being one more; failing calls of execveat while pinned, and of execve
 // with and without a CPU.
 const [CALLS, STARTS, PINNED, HOTPLUG] = [20_000, 40, 50_000, 5_000];
 
+/** For one boot, in ms: it takes a minute where nothing else runs. */
+const PATIENCE = 600_000;
+
 const INITRD = projectPath("build/test/initrd.gz");
 
 /**
- * Boots a kernel, and returns what the guest reports. Under emulation a guest panics now and
- * then, in a cmpxchg16b of the kernel's own that leaves its registers in disorder: such a
- * boot, which has no report, is tried again.
+ * Boots a kernel, and returns what the guest reports. A guest that panics, which is the
+ * emulation's fault now and then, has no report, and is tried again.
  */
 async function boot(suite: string, image: string, append: string): Promise<Report> {
   for (let attempt = 1; ; attempt++) {
@@ -67,7 +76,10 @@ async function bootOnce(suite: string, image: string, append: string) {
   const file = join(directory, "report");
   try {
     const machine = spawn("qemu-system-x86_64", [
-      ...["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "2048", "-net", "none"],
+      // Without cmpxchg16b, which QEMU 7.2 emulates by stopping the other CPU, and after which
+      // a guest would panic in one of 25 boots: the kernel does without, where it is not there.
+      ...["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max,-cx16", "-m", "2048"],
+      ...["-net", "none"],
       ...["-kernel", fetched.stdout.trim(), "-initrd", INITRD, "-no-reboot"],
       ...["-display", "none", "-monitor", "none", "-serial", "stdio", "-serial", `file:${file}`],
       ...["-append", `console=ttyS0 quiet panic=-1 ${append}`],
@@ -77,7 +89,7 @@ async function bootOnce(suite: string, image: string, append: string) {
     machine.stdout.on("data", (data) => {
       output += data;
     });
-    const patience = setTimeout(() => machine.kill("SIGKILL"), 240_000);
+    const patience = setTimeout(() => machine.kill("SIGKILL"), PATIENCE);
     await once(machine, "close");
     clearTimeout(patience);
     return { report: readFileSync(file, "utf8"), output };
@@ -100,7 +112,8 @@ function counts({ attempts, execs, failures, watched, missed, execs_by = [] }: S
   };
 }
 
-test.each(KERNELS)("$suite's $image $append", async ({ suite, image, release, append }) => {
+test.each(NAMES)("%s", async (name) => {
+  const { suite, image, release, append } = ALL[name];
   const report = await boot(suite, image, append);
   expect(report.error).toBeUndefined();
   expect(report.release.startsWith(release)).toBe(true);
