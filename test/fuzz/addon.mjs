@@ -167,6 +167,14 @@ const METHODS = {
     args: [argument(fc.constantFrom(0, 1, 2 ** 32 - 2), isU32)],
     right: (name) => name === undefined || isText(name),
   },
+  account: {
+    args: [text("root", "nobody", "")],
+    right: (found) => found === undefined || (isU32(found.uid) && isU32(found.gid)),
+  },
+  // Only refused: what it takes away would be missed by the calls after it.
+  restrict: {
+    args: [{ value: fc.constantFrom("false", 0, 1n, null, undefined, {}), fits: () => false }],
+  },
   // How a session begins: constructed, as what, with what for a log.
   new: {
     args: [

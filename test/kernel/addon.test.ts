@@ -7,8 +7,15 @@ import { OTHER_UID } from "../../src/keys.ts";
 import { projectPath } from "../support/files.ts";
 import { loadedBy, result } from "../support/meter.ts";
 
-const { Session: NativeSession, findCounters, mountBpffs, settle, userName, account, restrict } =
-  loadAddon();
+const {
+  Session: NativeSession,
+  findCounters,
+  mountBpffs,
+  settle,
+  userName,
+  account,
+  restrict,
+} = loadAddon();
 const OBJECT = projectPath("dist/execve_counter.bpf.o");
 const ALL = [
   ...["count_execve", "count_execveat", "count_execve_failure", "count_execveat_failure"],
