@@ -19,8 +19,8 @@ BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generi
 RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
-	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static libfaketime openssl) \
-	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring) \
+	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static groff-base libfaketime openssl) \
+	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
 	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
 	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
 
@@ -50,7 +50,7 @@ help:
 	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
 	@echo 'make test   the same, and run every test'
 	@echo 'make fuzz   call the addon in random ways for a minute, sanitized (SECONDS=..., SEED=...)'
-	@echo 'make test-vm  boot other kernels, and see what is exact there (KERNELS=bullseye,sid-full: these only)'
+	@echo 'make test-vm  boot other kernels, and systemd, and see what is exact there (KERNELS=bullseye,sid-full: these only)'
 	@echo 'make deps   install what is missing'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types'
@@ -80,6 +80,7 @@ fuzz: build $(SANITIZED)
 test-vm: build $(addprefix $(TOOLS)/,storm tiny)
 	$(note) PACK initrd
 	$(Q)test/vm/make-initrd.sh $(TOOLS)/initrd.gz
+	$(call as_root,test/vm/make-service-root.sh $(TOOLS)/service.gz)
 	$(Q)$(NODE) $(VITEST) --project vm
 
 check: build

@@ -5,6 +5,7 @@
       "sources": [
         "native/addon.cc",
         "native/privileges.cc",
+        "native/service.cc",
         "native/session.cc",
         "native/users.cc"
       ],

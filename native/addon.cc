@@ -27,6 +27,7 @@
 
 #include "../bpf/execve_counter.h"
 #include "privileges.h"
+#include "service.h"
 #include "session.h"
 #include "users.h"
 
@@ -461,12 +462,21 @@ void Restrict(const Napi::CallbackInfo& info) {
   Try(info.Env(), [&] { execve_counter::Restrict(account, keep_bpf); });
 }
 
+// notify(state: string): boolean
+Napi::Value Notify(const Napi::CallbackInfo& info) {
+  const std::string state = StringArgument(info, 0, "state");
+  bool heard = false;
+  Try(info.Env(), [&] { heard = execve_counter::Notify(state); });
+  return Napi::Boolean::New(info.Env(), heard);
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["Session"] = SessionWrap::Define(env);
   exports["findCounters"] = Napi::Function::New(env, FindCounters);
   exports["settle"] = Napi::Function::New(env, Settle);
   exports["mountBpffs"] = Napi::Function::New(env, MountBpffs);
   exports["account"] = Napi::Function::New(env, AccountOf);
+  exports["notify"] = Napi::Function::New(env, Notify);
   exports["restrict"] = Napi::Function::New(env, Restrict);
   exports["userName"] = Napi::Function::New(env, UserNameOf);
   exports["libbpfVersion"] = Session::LibbpfVersion();

@@ -9,13 +9,14 @@ import { Lines } from "./output.ts";
 import { type Format, format, printable } from "./printer.ts";
 import { planRestriction } from "./privileges.ts";
 import { read } from "./reader.ts";
+import { announce } from "./service.ts";
 import { type Snapshot, toPlain } from "./snapshot.ts";
 import { VERSION } from "./version.ts";
-import type { Address, Page, Web } from "./web.ts";
+import type { Address, Inherited, Page, Web } from "./web.ts";
 import type { WebConfig } from "./webconfig.ts";
 
 export interface WebOptions {
-  addresses: readonly Address[];
+  addresses: readonly (Address | Inherited)[];
   telemetryPath: string;
   /** Of TLS and basic auth; undefined for neither. */
   configFile: string | undefined;
@@ -59,6 +60,7 @@ export async function run(
   let web: Promise<Web> | undefined;
   const lines = new Lines(stdout);
   let timer: NodeJS.Timeout | undefined;
+  let farewell: (() => void) | undefined;
   let started = false;
   try {
     const { name, id } = kernel.countersMap;
@@ -105,8 +107,10 @@ export async function run(
     };
     print();
     timer = setInterval(print, options.interval);
+    farewell = announce(log);
     await Promise.race([stop, lines.broken]);
   } finally {
+    farewell?.();
     clearInterval(timer);
     lines.close();
     if (started) kernel.close();
@@ -158,10 +162,10 @@ export async function check(options: AgentOptions): Promise<string[]> {
       ...(options.pin === undefined ? [] : [row("pins", options.pin)]),
       ...[...now.watched.keys()].map((name) => row("watch", printable(name))),
       row("read", toJson(toPlain(now))),
-      ...(options.web?.addresses ?? []).map(({ host, port }) =>
+      ...(options.web?.addresses ?? []).map((address) =>
         row(
           "web",
-          `${host ?? "every address"}, port ${port}, ${options.web?.telemetryPath}${config?.protection.tls ? ", TLS" : ""}`,
+          `${"fd" in address ? `descriptor ${address.fd}` : `${address.host ?? "every address"}, port ${address.port}`}, ${options.web?.telemetryPath}${config?.protection.tls ? ", TLS" : ""}`,
         ),
       ),
       "ok",

@@ -2,7 +2,7 @@
 /** The command line: flags in, exit code out. */
 import { setFlagsFromString } from "node:v8";
 import { Command, CommanderError, Option } from "commander";
-import { type AgentOptions, check, FIXED_PATHS, run, type WebOptions } from "./agent.ts";
+import { type AgentOptions, check, FIXED_PATHS, run } from "./agent.ts";
 import { ExitCode, UserError } from "./errors.ts";
 import {
   parseBy,
@@ -20,8 +20,10 @@ import { createLog, LEVELS, type Level } from "./log.ts";
 import { npxGone } from "./npx.ts";
 import { cannotPrint, openStdout } from "./output.ts";
 import { type Format, printable } from "./printer.ts";
+import { inheritedSockets } from "./service.ts";
 import { VERSION } from "./version.ts";
 import * as watchList from "./watch.ts";
+import type { Address } from "./web.ts";
 
 // An agent that works for milliseconds a minute gains nothing from optimized code
 // or a large young generation; without them it needs a third less memory at work
@@ -37,7 +39,8 @@ interface Flags {
   watch: string[];
   maxSeries: number;
   pin?: string;
-  "web.listenAddress": WebOptions["addresses"];
+  "web.listenAddress": readonly Address[];
+  "web.systemdSocket"?: true;
   "web.telemetryPath": string;
   "web.config.file"?: string;
   web: boolean;
@@ -109,11 +112,12 @@ const runCommand = program
   .addOption(
     new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
       .default(DEFAULT_ADDRESSES, DEFAULT_ADDRESS)
-      .argParser((text, before: WebOptions["addresses"]) => [
+      .argParser((text, before: readonly Address[]) => [
         ...(before === DEFAULT_ADDRESSES ? [] : before),
         parseListenAddress(text),
       ]),
   )
+  .option("--web.systemd-socket", "listen on the sockets that systemd passes, on nothing else")
   .addOption(
     new Option("--web.telemetry-path <path>", "where the metrics are")
       .default("/metrics")
@@ -131,7 +135,7 @@ const runCommand = program
       runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
       web: flags.web
         ? {
-            addresses: flags["web.listenAddress"],
+            addresses: flags["web.systemdSocket"] ? inheritedSockets() : flags["web.listenAddress"],
             telemetryPath: flags["web.telemetryPath"],
             configFile: flags["web.config.file"],
           }

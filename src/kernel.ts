@@ -96,6 +96,8 @@ interface Addon {
   account(name: string): Account | undefined;
   /** Gives privileges up, for good; native/privileges.h says what and how. */
   restrict(keepBpf: boolean, uid?: number, gid?: number): void;
+  /** Tells the service manager; false where there is none that wants to know. */
+  notify(state: string): boolean;
   libbpfVersion: string;
 }
 

@@ -117,7 +117,7 @@ export function unpin(directory: string, native: Native): string[] {
 }
 
 function removeAll(top: string, native: Native): string[] {
-  lock(top, native);
+  lock(top, native, true);
   const versions = readdirSync(top);
   for (const version of versions) {
     const path = join(top, version);
@@ -184,10 +184,11 @@ function ensureBpffs(top: string, native: Native): void {
   }
 }
 
-/** One agent at a time, in a directory that is nobody else's. */
-function lock(top: string, native: Native): void {
+/** One agent at a time, in a directory that is the owner's alone: this user's, or, to root, anybody's. */
+function lock(top: string, native: Native, ofAnybody = false): void {
   const { uid, mode } = statSync(top);
-  if (uid !== process.geteuid?.() || (mode & 0o077) !== 0) {
+  const user = process.geteuid?.();
+  if ((uid !== user && !(ofAnybody && user === 0)) || (mode & 0o077) !== 0) {
     throw new UserError(
       `${top} is not private: others may change what is in it`,
       `make it yours alone (chown, chmod 700), or choose another directory`,

@@ -21,6 +21,11 @@ export interface Address {
   port: number;
 }
 
+/** A socket that listens already, by its file descriptor. */
+export interface Inherited {
+  fd: number;
+}
+
 export interface Answer {
   /** 200 by default. */
   status?: number;
@@ -94,7 +99,7 @@ const OPEN: Protection = { headers: {} };
  * @throws UserError where an address cannot be listened on; none is then
  */
 export async function serve(
-  addresses: readonly Address[],
+  addresses: readonly (Address | Inherited)[],
   pages: ReadonlyMap<string, Page>,
   onError: (error: unknown) => void,
   { protection = () => OPEN, bounds = BOUNDS }: ServeOptions = {},
@@ -266,13 +271,14 @@ function pathOf(request: IncomingMessage): string {
   return URL.canParse(url) ? new URL(url).pathname : target;
 }
 
-function listen(server: Server, { host, port }: Address): Promise<void> {
+function listen(server: Server, address: Address | Inherited): Promise<void> {
+  const name = "fd" in address ? `descriptor ${address.fd}` : toText(address);
   return new Promise((resolve, reject) => {
     const refuse = (error: NodeJS.ErrnoException) => {
       const code = error.code ?? error.message;
       reject(
         new UserError(
-          `cannot listen on ${formatHost(host)}:${port} (${code})`,
+          `cannot listen on ${name} (${code})`,
           code === "EADDRINUSE"
             ? "stop what listens there (another execve-counter?), or choose another --web.listen-address"
             : "choose another --web.listen-address",
@@ -281,7 +287,7 @@ function listen(server: Server, { host, port }: Address): Promise<void> {
       );
     };
     server.once("error", refuse);
-    server.listen(host === undefined ? { port } : { host, port }, () => {
+    server.listen(address, () => {
       server.off("error", refuse);
       resolve();
     });
@@ -289,10 +295,12 @@ function listen(server: Server, { host, port }: Address): Promise<void> {
 }
 
 function origin(scheme: string, server: Server): string {
-  const { address, port } = server.address() as AddressInfo;
-  return `${scheme}://${formatHost(address)}:${port}`;
+  const address = server.address() as AddressInfo | string;
+  // A string is a path: a socket that was inherited may be of the file system.
+  if (typeof address === "string") return `unix:${address}:`;
+  return `${scheme}://${toText({ host: address.address, port: address.port })}`;
 }
 
-function formatHost(host: string | undefined): string {
-  return host === undefined ? "" : isIPv6(host) ? `[${host}]` : host;
+function toText({ host = "", port }: Address): string {
+  return `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 }

@@ -24,6 +24,8 @@ export default defineConfig({
         test: {
           name: "vm",
           include: ["test/vm/*.test.ts"],
+          // Two processors for a machine that has two.
+          fileParallelism: false,
           testTimeout: 900_000,
         },
       },

@@ -147,7 +147,8 @@ export class Meter {
 
   /** Resolves once it serves HTTP (or, with --no-web, once it has attached). */
   static async start(args: readonly string[] = [], options: MeterOptions = {}): Promise<Meter> {
-    const web = args.some((arg) => arg.startsWith("--web.listen-address") || arg === "--no-web");
+    const own = ["--web.listen-address", "--web.systemd-socket", "--no-web"];
+    const web = args.some((arg) => own.some((flag) => arg.startsWith(flag)));
     const meter = new Meter(web ? args : [...args, "--web.listen-address", "127.0.0.1:0"], options);
     await until("start of the meter", () => {
       if (meter.child.exitCode !== null) throw new Error(`the meter stopped: ${meter.stderr}`);

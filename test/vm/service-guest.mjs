@@ -1,0 +1,118 @@
+// Runs inside a test machine with systemd: does to the service what an administrator does,
+// and reports what came of it.
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const METER = "http://127.0.0.1:11059";
+const DROP_INS = "/etc/systemd/system/execve-counter.service.d";
+
+function run(command, ...args) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: "utf8" });
+  return { status, output: `${stdout}${stderr}${error ?? ""}` };
+}
+const systemctl = (...args) => run("systemctl", ...args);
+const storm = () => run("storm", "execveat", "1", "10000");
+const show = () =>
+  Object.fromEntries(
+    systemctl("show", "execve-counter", "-p", "ActiveState,NRestarts,MainPID,Result,NotifyAccess")
+      .output.trim()
+      .split("\n")
+      .map((line) => line.split("=")),
+  );
+const get = async (path) =>
+  (await fetch(METER + path, { headers: { connection: "close" } })).text();
+const counts = async () => JSON.parse(await get("/api/v1/counts"));
+
+async function until(what, check) {
+  for (let i = 0; i < 600; i++) {
+    const value = await check();
+    if (value) return value;
+    await sleep(200);
+  }
+  throw new Error(
+    `waited in vain: ${what}; ${JSON.stringify(show())}\n${systemctl("status", "execve-counter").output}`,
+  );
+}
+
+async function plain() {
+  // As Debian's kernels have it, on which CAP_PERFMON alone then opens no perf event.
+  writeFileSync("/proc/sys/kernel/perf_event_paranoid", "3");
+  const started = systemctl("start", "execve-counter");
+  // start returns once READY=1 was said.
+  const state = show();
+  const before = await counts();
+  storm();
+  const after = await counts();
+  const status = readFileSync(`/proc/${state.MainPID}/status`, "utf8");
+  return {
+    started,
+    state,
+    before,
+    after,
+    status,
+    log: systemctl("status", "execve-counter").output,
+  };
+}
+
+async function watchdog() {
+  writeFileSync("/proc/sys/kernel/perf_event_paranoid", "2");
+  mkdirSync(DROP_INS, { recursive: true });
+  writeFileSync(`${DROP_INS}/watchdog.conf`, "[Service]\nWatchdogSec=4\nRestartSec=1\n");
+  systemctl("daemon-reload");
+  systemctl("restart", "execve-counter");
+  const { MainPID } = show();
+  await sleep(10_000);
+  const alive = show();
+  process.kill(Number(MainPID), "SIGSTOP");
+  const restarted = await until("a restart", () => {
+    const now = show();
+    return now.MainPID !== MainPID && now.ActiveState === "active" ? now : undefined;
+  });
+  return { first: MainPID, alive, restarted, metrics: await get("/metrics") };
+}
+
+async function pinned() {
+  cpSync("/root/pin.conf", `${DROP_INS}/pin.conf`);
+  systemctl("daemon-reload");
+  const started = systemctl("restart", "execve-counter");
+  storm();
+  const first = await counts();
+  systemctl("stop", "execve-counter");
+  const stopped = show();
+  storm();
+  systemctl("start", "execve-counter");
+  const second = await counts();
+  systemctl("stop", "execve-counter");
+  return { started, first, stopped, second, unpinned: run("execve-counter", "unpin") };
+}
+
+async function activated() {
+  rmSync(DROP_INS, { recursive: true });
+  writeFileSync("/etc/default/execve-counter", 'EXECVE_COUNTER_FLAGS="--web.systemd-socket"');
+  systemctl("daemon-reload");
+  const started = systemctl("start", "execve-counter.socket");
+  const before = show();
+  const first = await counts();
+  const { MainPID } = show();
+  // Whoever asks while there is no meter gets an answer of the next.
+  const restart = systemctl("restart", "--no-block", "execve-counter");
+  const second = await until("the next meter", async () => {
+    const answer = await counts().catch(() => undefined);
+    return show().MainPID !== MainPID ? answer : undefined;
+  });
+  return { started, before, first, restart, second };
+}
+
+const report = {};
+try {
+  report.user = run("systemd-sysusers").output;
+  report.security = run("systemd-analyze", "security", "execve-counter.service").output;
+  report.plain = await plain();
+  report.watchdog = await watchdog();
+  report.pinned = await pinned();
+  report.activated = await activated();
+} catch (error) {
+  report.error = `${error.stack}\n${run("journalctl", "--unit=execve-counter", "--no-pager").output}`;
+}
+writeFileSync("/dev/ttyS1", JSON.stringify(report));
