@@ -171,6 +171,7 @@ const METHODS = {
     args: [text("root", "nobody", "")],
     right: (found) => found === undefined || (isU32(found.uid) && isU32(found.gid)),
   },
+  notify: { args: [text("READY=1", "")], right: (heard) => heard === false },
   // Only refused: what it takes away would be missed by the calls after it.
   restrict: {
     args: [{ value: fc.constantFrom("false", 0, 1n, null, undefined, {}), fits: () => false }],

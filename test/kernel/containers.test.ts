@@ -1,21 +1,11 @@
 import { randomBytes, randomInt } from "node:crypto";
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { loadAddon } from "../../src/kernel.ts";
 import { projectPath } from "../support/files.ts";
-import { Meter, result, sh, uniqueName, until } from "../support/meter.ts";
+import { Meter, sh } from "../support/meter.ts";
+import { mountPoint, Runc, version1 } from "../support/runc.ts";
 
 interface Series {
   command?: string;
@@ -24,27 +14,13 @@ interface Series {
   execs: number;
 }
 
-/** By its path: not everybody's $PATH leads there. */
-const RUNC = ["/usr/sbin/runc", "/usr/bin/runc"].find(existsSync) ?? "runc";
-/** Every cgroup made here is below this one, in every hierarchy. */
-const top = uniqueName();
-const mounts = readFileSync("/proc/self/mounts", "utf8")
-  .split("\n")
-  .map((line) => line.split(" "))
-  .filter(([, , type]) => type === "cgroup" || type === "cgroup2");
-const version1 = /^[1-9]\d*:([^:]*,)?pids[,:]/m.test(readFileSync("/proc/self/cgroup", "utf8"));
-/** `top` in the hierarchy that the meter looks at. */
-const cgroups = join(mountPoint(version1 ? "pids" : undefined), top);
+const runc = new Runc();
+/** The runtime's cgroups in the hierarchy that the meter looks at. */
+const cgroups = join(mountPoint(version1 ? "pids" : undefined), runc.top);
 
-let directory: string;
 let meter: Meter;
 
 beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
-  mkdirSync(join(directory, "root/bin"), { recursive: true });
-  for (const name of ["dev", "proc"]) mkdirSync(join(directory, "root", name));
-  copyFileSync("/bin/busybox", join(directory, "root/bin/busybox"));
-  symlinkSync("busybox", join(directory, "root/bin/sh"));
   // Nothing is read before a test reads it.
   const quiet = ["--interval", "1h", "--max-series", "8192"];
   meter = await Meter.start(["--by", "command,container", ...quiet]);
@@ -52,19 +28,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await meter?.stop();
-  const state = join(directory, "state");
-  for (const name of existsSync(state) ? readdirSync(state) : []) {
-    runc(["delete", "--force", name]);
-  }
-  for (const [, mount = ""] of mounts) {
-    const path = join(mount, top);
-    // What has just ended can keep its cgroup busy.
-    await until(`the end of ${path}`, () => {
-      result("find", [path, "-depth", "-type", "d", "-delete"]);
-      return !existsSync(path);
-    });
-  }
-  rmSync(directory, { recursive: true });
+  await runc.remove();
 });
 
 test("23 execs of a container that is gone before anybody looks have its full id", async () => {
@@ -73,7 +37,7 @@ test("23 execs of a container that is gone before anybody looks have its full id
   runContainer(`docker/${id}`, ["/bin/sh", "-c", loop]);
   expect(existsSync(join(cgroups, "docker"))).toBe(true);
   expect(existsSync(join(cgroups, "docker", id))).toBe(false);
-  expect(runc(["list", "--quiet"])).toBe("");
+  expect(runc.call(["list", "--quiet"])).toBe("");
   expect(await series(program)).toEqual([{ container: id, execs: 23 }]);
 });
 
@@ -186,7 +150,7 @@ test("the unified hierarchy is looked at unless the pids controller is in versio
   try {
     session.load(["count_exec"], ["command", "container"], 1024);
     session.attach("count_exec");
-    const container = join(mountPoint(), top, "docker", id);
+    const container = join(mountPoint(), runc.top, "docker", id);
     runIn([container, join(container, "init.scope")], program);
     const { commands, containers, counts } = session.readExecs();
     const rows = [...counts].map((execs, i) => [commands[i], containers[i], execs]);
@@ -196,15 +160,6 @@ test("the unified hierarchy is looked at unless the pids controller is in versio
   }
   expect(await series(program)).toEqual([{ container: version1 ? "" : id, execs: 2 }]);
 });
-
-/** Where the version 1 hierarchy of a controller is mounted, or else the unified one. */
-function mountPoint(controller?: string): string {
-  const mount = mounts.find(([, , type, options]) =>
-    controller ? options?.split(",").includes(controller) : type === "cgroup2",
-  );
-  if (!mount?.[1]) throw new Error(`no hierarchy of ${controller ?? "version 2"} is mounted`);
-  return mount[1];
-}
 
 function newId(): string {
   return randomBytes(32).toString("hex");
@@ -218,36 +173,19 @@ function newProgram(): string {
 }
 
 function onHost(program: string): string {
-  return join(directory, "root/bin", program);
+  return join(runc.root, "bin", program);
 }
 
-function runc(args: readonly string[]): string {
-  return sh(RUNC, ["--root", join(directory, "state"), ...args]);
-}
-
-/** Runs a container, whose cgroup is below `top`, to its end, and deletes it. */
+/** Runs a container to its end. */
 function runContainer(
   cgroup: string,
   args: string[],
   { uid = 0, namespaces = ["pid"] } = {},
 ): void {
-  const bundle = mkdtempSync(join(directory, "bundle-"));
-  const config = {
-    ociVersion: "1.0.2",
-    root: { path: join(directory, "root"), readonly: true },
-    process: { args, cwd: "/", user: { uid, gid: uid } },
-    mounts: [
-      { destination: "/proc", type: "proc", source: "proc" },
-      { destination: "/dev", type: "tmpfs", source: "tmpfs" },
-    ],
-    linux: {
-      cgroupsPath: join("/", top, cgroup),
-      namespaces: ["mount", ...namespaces].map((type) => ({ type })),
-    },
-  };
-  writeFileSync(join(bundle, "config.json"), JSON.stringify(config));
-  // In a chroot, whose root must be a mount point, there is nothing to pivot.
-  runc(["run", "--no-pivot", "--bundle", bundle, basename(bundle)]);
+  runc.run(cgroup, {
+    process: { args, user: { uid, gid: uid } },
+    linux: { namespaces: ["mount", ...namespaces].map((type) => ({ type })) },
+  });
 }
 
 /** Runs a program once in each of these cgroups, which it makes where there is none. */

@@ -1,22 +1,24 @@
-import { spawn, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer as createHttpServer } from "node:http";
-import { type AddressInfo, createServer } from "node:net";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { IPodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
 import fc from "fast-check";
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
+import { parse } from "yaml";
 import { CONTENT_TYPES, render } from "../../src/metrics.ts";
 import { makeCertificates } from "../support/certificates.ts";
 import { projectPath, readProjectFile } from "../support/files.ts";
 import { Meter, result, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
+import { type Query, type Scrape, withPrometheus } from "../support/prometheus.ts";
 import { snapshot } from "../support/snapshot.ts";
 import { BAD, GOOD, SECRET } from "../support/webconfigs.ts";
 
-const PROMETHEUS = projectPath("build/test/usr/bin/prometheus");
 const PROMTOOL = projectPath("build/test/usr/bin/promtool");
 
 /**
@@ -101,59 +103,9 @@ test("scrapes leak no file descriptor, and read what is there now", async () => 
   }
 });
 
-type Query = (promql: string) => Promise<{ metric: Record<string, string>; value: number }[]>;
-
-/**
- * Runs a Prometheus that scrapes `host` under the job's name, until `use` is done.
- *
- * @param how further settings of the job, as YAML
- */
-async function withPrometheus(
-  host: string,
-  job: string,
-  use: (query: Query) => Promise<void>,
-  how = "honor_labels: false",
-): Promise<void> {
-  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
-  const config = join(directory, "prometheus.yml");
-  writeFileSync(
-    config,
-    `global: { scrape_interval: 1s }
-scrape_configs:
-  - job_name: ${job}
-    ${how}
-    static_configs: [{ targets: ["${host}"] }]
-`,
-  );
-  const port = await freePort();
-  const prometheus = spawn(
-    PROMETHEUS,
-    [
-      `--config.file=${config}`,
-      `--storage.tsdb.path=${join(directory, "data")}`,
-      `--web.listen-address=127.0.0.1:${port}`,
-    ],
-    { stdio: "ignore" },
-  );
-  const query: Query = async (promql) => {
-    const url = `http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(promql)}`;
-    const { data } = (await (await fetch(url)).json()) as {
-      data: { result: { metric: Record<string, string>; value: [number, string] }[] };
-    };
-    return data.result.map(({ metric, value }) => ({ metric, value: Number(value[1]) }));
-  };
-  try {
-    await until(
-      "a first scrape",
-      async () => (await query(`up{job="${job}"}`).catch(() => []))[0]?.value === 1,
-      60_000,
-    );
-    await use(query);
-  } finally {
-    prometheus.kill("SIGTERM");
-    await new Promise((resolve) => prometheus.once("exit", resolve));
-    rmSync(directory, { recursive: true });
-  }
+/** A job that scrapes `host`; `more` are further settings. */
+function scrape(host: string, job: string, more: object = {}): Scrape {
+  return { job_name: job, static_configs: [{ targets: [host] }], ...more };
 }
 
 test("a real Prometheus scrapes the meter and answers a rate() of a storm", async () => {
@@ -161,7 +113,7 @@ test("a real Prometheus scrapes the meter and answers a rate() of a storm", asyn
   const job = uniqueName();
   const attempts = `execve_counter_attempts_total{job="${job}",syscall="execve"}`;
   try {
-    await withPrometheus(new URL(meter.origin).host, job, async (query) => {
+    await withPrometheus(scrape(new URL(meter.origin).host, job), async (query) => {
       // Four waves, so that scrapes fall between them and rate() has a slope to see.
       for (let i = 0; i < 4; i++) {
         sh(STORM, ["execve", "2", "250000"]);
@@ -214,21 +166,21 @@ basic_auth_users: { prometheus: ${SECRET} }
   const meter = await Meter.start(["--web.config.file", file("web.yml")]);
   const job = uniqueName();
   try {
-    const tls = `ca_file: ${file("ca.pem")}, cert_file: ${file("client.pem")}, key_file: ${file("client.key")}`;
-    const how = `scheme: https
-    basic_auth: { username: prometheus, password: secret }
-    tls_config: { ${tls} }`;
-    await withPrometheus(
-      new URL(meter.origin).host,
-      job,
-      async (query) => {
-        await until(
-          "a count",
-          async () => (await query(`execve_counter_attempts_total{job="${job}"}`)).length === 2,
-        );
+    const how = {
+      scheme: "https",
+      basic_auth: { username: "prometheus", password: "secret" },
+      tls_config: {
+        ca_file: file("ca.pem"),
+        cert_file: file("client.pem"),
+        key_file: file("client.key"),
       },
-      how,
-    );
+    };
+    await withPrometheus(scrape(new URL(meter.origin).host, job, how), async (query) => {
+      await until(
+        "a count",
+        async () => (await query(`execve_counter_attempts_total{job="${job}"}`)).length === 2,
+      );
+    });
   } finally {
     expect(await meter.stop()).toBe(0);
     rmSync(directory, { recursive: true });
@@ -250,14 +202,14 @@ test("Prometheus and promtool read back every name that a command can have", asy
     new Registry(),
   );
   expect(promtool(exposition)).toEqual([]);
-  const server = createHttpServer((_, response) => {
+  const server = createServer((_, response) => {
     response.setHeader("content-type", CONTENT_TYPES[0]).end(exposition);
   }).listen(0, "127.0.0.1");
   try {
     await once(server, "listening");
     const { port } = server.address() as AddressInfo;
     const job = uniqueName();
-    await withPrometheus(`127.0.0.1:${port}`, job, async (query) => {
+    await withPrometheus(scrape(`127.0.0.1:${port}`, job), async (query) => {
       const samples = await query(`execve_counter_execs_total{job="${job}"}`);
       const read = new Map(samples.map(({ metric, value }) => [metric.command, value]));
       expect(read).toEqual(new Map(commands.map((name, i) => [name, i])));
@@ -267,12 +219,72 @@ test("Prometheus and promtool read back every name that a command can have", asy
   }
 });
 
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      const port = typeof address === "object" && address ? address.port : 0;
-      server.close(() => resolve(port));
+test("under the PodMonitor a series has the meter's labels, the node and nothing of the pod", async () => {
+  const server = createServer((_, response) => {
+    response.setHeader("content-type", CONTENT_TYPES[0]);
+    response.end(readProjectFile("test/golden/metrics.txt"));
+  }).listen(0, "127.0.0.1");
+  const { spec, metadata }: IPodMonitor = parse(
+    readProjectFile("deploy/kubernetes/podmonitor.yaml"),
+  );
+  const [endpoint] = spec?.podMetricsEndpoints ?? [];
+  const own = (endpoint?.relabelings ?? []).map(({ sourceLabels, targetLabel, ...rest }) => ({
+    ...{ ...(sourceLabels && { source_labels: sourceLabels }), ...rest },
+    ...(targetLabel && { target_label: targetLabel }),
+  }));
+  const jobLabel = `__meta_kubernetes_pod_label_${spec?.jobLabel?.replaceAll(/\W/g, "_")}`;
+  // What the operator puts before them: generatePodMonitorConfig() in its source.
+  const operators = [
+    ...[
+      ["namespace", "namespace"],
+      ["container", "pod_container_name"],
+      ["pod", "pod_name"],
+    ].map(([label, meta]) => ({
+      ...{ source_labels: [`__meta_kubernetes_${meta}`], target_label: label },
+    })),
+    { target_label: "job", replacement: `${metadata?.namespace}/${metadata?.name}` },
+    { source_labels: [jobLabel], target_label: "job", regex: "(.+)", replacement: "$1" },
+    { target_label: "endpoint", replacement: endpoint?.port },
+  ];
+  try {
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    const labels = {
+      __meta_kubernetes_namespace: "execve-counter",
+      __meta_kubernetes_pod_container_name: "execve-counter",
+      __meta_kubernetes_pod_name: "execve-counter-x7k2p",
+      __meta_kubernetes_pod_node_name: "node-1",
+      [jobLabel]: "execve-counter",
+    };
+    const scraped = (relabel_configs: object[]) => ({
+      ...{ job_name: uniqueName(), metrics_path: endpoint?.path, relabel_configs },
+      static_configs: [{ targets: [`127.0.0.1:${port}`], labels }],
     });
-  });
-}
+    const containers = async (query: Query) => {
+      const samples = await query("execve_counter_execs_total");
+      return samples.map(({ metric: { command, user, __name__, ...rest } }) => rest);
+    };
+    const common = {
+      ...{ job: "execve-counter", namespace: "execve-counter", endpoint: "metrics" },
+      instance: "node-1",
+    };
+    await withPrometheus(scraped([...operators, ...own]), async (query) => {
+      const all = await containers(query);
+      expect(all).toHaveLength(3);
+      expect(all).toEqual(
+        expect.arrayContaining([
+          common,
+          { ...common, container: "other" },
+          { ...common, container: "0123456789abcdef".repeat(4) },
+        ]),
+      );
+    });
+    // Else the container of every exec would be the meter's.
+    await withPrometheus(scraped(operators), async (query) => {
+      const all = await containers(query);
+      expect(all.map(({ container }) => container)).toEqual(Array(3).fill("execve-counter"));
+    });
+  } finally {
+    server.close();
+  }
+});

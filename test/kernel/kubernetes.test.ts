@@ -1,0 +1,190 @@
+import type { ChildProcess } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { release } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, expect, test } from "vitest";
+import { isAtLeast } from "../../src/kernel.ts";
+import { BPFTOOL, CLI, type Counts, sample, sh, uniqueName, until } from "../support/meter.ts";
+import { bytes, container, podConfig } from "../support/pod.ts";
+import { mountPoint, Runc, version1 } from "../support/runc.ts";
+
+const runc = new Runc();
+const port = container.ports?.[0]?.containerPort;
+/** As kubelet makes it; what has pins on the node is below. */
+const hostPath = `/sys/fs/bpf/${uniqueName()}`;
+const directory = (container.args ?? []).find((arg) => arg.startsWith("--pin="))?.slice(6) ?? "";
+const pins = join(hostPath, directory.slice(container.volumeMounts?.[0]?.mountPath.length));
+
+/** A pod's container, on this node. */
+class Pod {
+  readonly id = randomBytes(32).toString("hex");
+  stderr = "";
+  pid = 0;
+  ended = false;
+  readonly #name: string;
+  readonly #runc: ChildProcess;
+  readonly exit: Promise<number | null>;
+
+  constructor(without?: string) {
+    mkdirSync(hostPath, { recursive: true, mode: 0o755 });
+    const root = mkdtempSync(join(runc.directory, "root-"));
+    const { name, child } = runc.start(
+      `kubepods/burstable/${this.id}`,
+      podConfig(root, { pins: hostPath }, without),
+    );
+    this.#name = name;
+    this.#runc = child;
+    child.stdout?.resume();
+    child.stderr?.on("data", (data) => {
+      this.stderr += data;
+    });
+    this.exit = new Promise((resolve) => {
+      child.on("exit", (code) => {
+        this.ended = true;
+        resolve(code);
+      });
+    });
+  }
+
+  static async start(without?: string): Promise<Pod> {
+    const pod = new Pod(without);
+    await until(
+      "pins, and the first line",
+      () => {
+        if (pod.ended) throw new Error(`the meter stopped: ${pod.stderr}`);
+        return /pinned in .*; counts since/.test(pod.stderr);
+      },
+      60_000,
+    );
+    pod.pid = JSON.parse(runc.call(["state", pod.#name])).pid;
+    return pod;
+  }
+
+  /** Asks over the pod's own network. */
+  get(path: string): string {
+    const url = `http://127.0.0.1:${port}${path}`;
+    const enter = ["--target", `${this.pid}`, "--net", "--"];
+    return sh("nsenter", [...enter, "/bin/busybox", "wget", "-q", "-O", "-", url]);
+  }
+
+  get counts(): Counts {
+    return JSON.parse(this.get("/api/v1/counts"));
+  }
+
+  execs(id: string): number {
+    return this.counts.execs_by?.find((row) => row.container === id)?.execs ?? 0;
+  }
+
+  status(field: string): string {
+    const status = readFileSync(`/proc/${this.pid}/status`, "utf8");
+    return new RegExp(`^${field}:\\s*(\\S+)`, "m").exec(status)?.[1] ?? "";
+  }
+
+  /** As kubelet does; runc passes the signal on. */
+  stop(): Promise<number | null> {
+    this.#runc.kill("SIGTERM");
+    return this.exit;
+  }
+}
+
+/** The capabilities that reading a map takes: none from Linux 5.19 on, before CAP_BPF. */
+const NEEDED = isAtLeast(release(), 5, 19) ? 0n : 1n << 39n;
+let pod: Pod | undefined;
+
+afterEach(async () => {
+  await pod?.stop();
+  pod = undefined;
+  sh(process.execPath, [CLI, "unpin", pins]);
+});
+
+afterAll(async () => {
+  await runc.remove();
+  if (existsSync(hostPath)) sh("rmdir", [hostPath]);
+});
+
+/** Runs 23 programs in a container of its own, and returns its id. */
+function runElsewhere(): string {
+  const id = randomBytes(32).toString("hex");
+  const loop = "i=0; while [ $i -lt 22 ]; do /bin/busybox true; i=$((i + 1)); done";
+  runc.run(`kubepods/besteffort/${id}`, { process: { args: ["/bin/sh", "-c", loop] } });
+  return id;
+}
+
+test("the DaemonSet's container counts what runs on the node and in other containers, as nobody", async () => {
+  pod = await Pod.start();
+  expect(pod.status("Uid")).toBe("65534");
+  expect(BigInt(`0x${pod.status("CapEff")}`)).toBe(NEEDED);
+  expect(pod.status("NoNewPrivs")).toBe("1");
+  const before = pod.execs("");
+  const elsewhere = runElsewhere();
+  for (let i = 0; i < 23; i++) sh("/bin/busybox", ["true"]);
+  expect(pod.execs(elsewhere)).toBe(23);
+  expect(pod.execs("") - before).toBeGreaterThanOrEqual(23);
+  expect(sample(pod.get("/metrics"), `execve_counter_execs_total{container="${elsewhere}"}`)).toBe(
+    23,
+  );
+  for (const probe of [container.livenessProbe, container.readinessProbe]) {
+    pod.get(probe?.httpGet?.path as string);
+  }
+});
+
+test("counts survive a rolling update, and of two pods at once the second gives up", async () => {
+  pod = await Pod.start();
+  const { start_time } = pod.counts;
+  const second = new Pod();
+  expect(await second.exit).toBe(1);
+  expect(second.stderr).toContain("another execve-counter uses the pins");
+  expect(await pod.stop()).toBe(0);
+  const between = runElsewhere();
+  pod = await Pod.start();
+  expect(pod.stderr).toContain("adopted what is pinned");
+  expect(pod.counts.start_time).toBe(start_time);
+  expect(pod.execs(between)).toBe(23);
+});
+
+test.each([
+  ["BPF", "not permitted to use BPF"],
+  ["PERFMON", "not permitted to use BPF"],
+])("without CAP_%s it does not start, and says why", async (name, message) => {
+  const refused = new Pod(name);
+  expect(await refused.exit).toBe(3);
+  expect(refused.stderr).toContain(message);
+});
+
+test.each(["SETUID", "SETGID"])("without CAP_%s it stays root by number", async (name) => {
+  pod = await Pod.start(name);
+  expect(pod.status("Uid")).toBe("0");
+  expect(BigInt(`0x${pod.status("CapEff")}`)).toBe(NEEDED);
+});
+
+test("these are all the capabilities it has", () => {
+  const tried = ["BPF", "PERFMON", "SETGID", "SETUID"];
+  expect(container.securityContext?.capabilities).toEqual({ drop: ["ALL"], add: tried });
+});
+
+test("with the table full it stays within its memory", async () => {
+  pod = await Pod.start();
+  const exposition = pod.get("/metrics");
+  const rows = sample(exposition, 'execve_counter_table_capacity{table="execs"}');
+  const taken = sample(exposition, 'execve_counter_table_entries{table="execs"}');
+  // As bpftool takes struct exec_key: no command, a container's id, the user 0.
+  const hex = (buffer: Buffer) => buffer.toString("hex").replaceAll(/../g, " $&");
+  const one = hex(Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
+  const row = () => {
+    const key = Buffer.concat([Buffer.alloc(16), randomBytes(32), Buffer.alloc(4)]);
+    return `map update pinned ${join(pins, "v1/execs")} key hex${hex(key)} value hex${one}`;
+  };
+  const batch = join(runc.directory, "batch");
+  writeFileSync(batch, Array.from({ length: rows - taken }, row).join("\n"));
+  sh(BPFTOOL, ["batch", "file", batch]);
+  for (let i = 0; i < 20; i++) pod.get("/metrics");
+  expect(sample(pod.get("/metrics"), 'execve_counter_table_entries{table="execs"}')).toBe(rows);
+  const [hierarchy, file] = version1
+    ? [mountPoint("memory"), "memory.max_usage_in_bytes"]
+    : [mountPoint(), "memory.peak"];
+  const path = join(hierarchy, runc.top, "kubepods/burstable", pod.id, file);
+  const peak = Number(readFileSync(path, "utf8"));
+  const limit = bytes(`${container.resources?.limits?.memory}`);
+  expect(peak).toBeLessThan(0.8 * limit);
+});

@@ -1,0 +1,68 @@
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { projectPath } from "./files.ts";
+import { until } from "./meter.ts";
+
+const PROMETHEUS = projectPath("build/test/usr/bin/prometheus");
+
+export type Query = (
+  promql: string,
+) => Promise<{ metric: Record<string, string>; value: number }[]>;
+
+/** An entry of Prometheus's scrape_configs. */
+export type Scrape = { job_name: string } & Record<string, unknown>;
+
+/** Runs a Prometheus that scrapes this, until `use` is done. */
+export async function withPrometheus(
+  scrape: Scrape,
+  use: (query: Query) => Promise<void>,
+): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  const config = join(directory, "prometheus.yml"); // JSON is YAML
+  writeFileSync(
+    config,
+    JSON.stringify({ global: { scrape_interval: "1s" }, scrape_configs: [scrape] }),
+  );
+  const port = await freePort();
+  const prometheus = spawn(
+    PROMETHEUS,
+    [
+      `--config.file=${config}`,
+      `--storage.tsdb.path=${join(directory, "data")}`,
+      `--web.listen-address=127.0.0.1:${port}`,
+    ],
+    { stdio: "ignore" },
+  );
+  const query: Query = async (promql) => {
+    const url = `http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(promql)}`;
+    const { data } = (await (await fetch(url)).json()) as {
+      data: { result: { metric: Record<string, string>; value: [number, string] }[] };
+    };
+    return data.result.map(({ metric, value }) => ({ metric, value: Number(value[1]) }));
+  };
+  try {
+    await until(
+      "a first scrape",
+      async () => (await query("up").catch(() => []))[0]?.value === 1,
+      60_000,
+    );
+    await use(query);
+  } finally {
+    prometheus.kill("SIGTERM");
+    await new Promise((resolve) => prometheus.once("exit", resolve));
+    rmSync(directory, { recursive: true });
+  }
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const address = server.address();
+      const port = typeof address === "object" && address ? address.port : 0;
+      server.close(() => resolve(port));
+    });
+  });
+}
