@@ -112,7 +112,7 @@ test("killed in the middle of a storm and started again, the meter has lost noth
   await first.stop("SIGKILL");
   await sleep(300);
   const second = await start(flags);
-  expect(second.stderr).toContain(`adopted what is pinned in ${pins}`);
+  await until("word of it", () => second.stderr.includes(`adopted what is pinned in ${pins}`));
   await sleep(300);
   expect(await second.stop("SIGTERM")).toBe(0); // which does not end the counting either
   for (const [status] of await Promise.all(ends)) expect(status).toBe(0);

@@ -40,8 +40,8 @@ async function bootOnce(suite: string, image: string, initrd: string, append: st
   const file = join(directory, "report");
   try {
     const machine = spawn("qemu-system-x86_64", [
-      // Without cmpxchg16b, which QEMU 7.2 emulates by stopping the other CPU, and after which
-      // a guest would panic in one of 25 boots: the kernel does without, where it is not there.
+      // Without cmpxchg16b, in which one guest in 25 panicked under QEMU 7.2: kernels do without,
+      // where it is not there.
       ...["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max,-cx16", "-m", "3072"],
       ...["-net", "none"],
       ...["-kernel", fetched.stdout.trim(), "-initrd", initrd, "-no-reboot"],
