@@ -183,6 +183,15 @@ describe("started by an ordinary user with the three capabilities", () => {
   });
 });
 
+test("a signal of the same user opens no debugger", async () => {
+  meter = await start([]);
+  sh("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", "kill", "-USR1", `${meter.pid}`]);
+  await expectCounting(meter);
+  await until("a line after the signal", () => (meter?.stdout.length ?? 0) > 0);
+  expect(meter.stderr).not.toContain("Debugger");
+  expect(await meter.stop()).toBe(0);
+});
+
 test("a user that does not exist is refused before anything is loaded", () => {
   for (const user of ["no-such-user", "", "4294967295", "-1"]) {
     for (const more of [[], ["--check"]]) {
