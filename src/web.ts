@@ -126,6 +126,10 @@ export async function serve(
     else speak(socket);
   };
 
+  // Starts the threads that compress: libuv aborts where it can start none, as the user that
+  // the agent becomes may not (RLIMIT_NPROC), nor anybody in a full control group of pids.
+  await compress("");
+
   const listeners: Server[] = [];
   const close = () => {
     for (const listener of listeners) listener.close();

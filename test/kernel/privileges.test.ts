@@ -183,6 +183,15 @@ describe("started by an ordinary user with the three capabilities", () => {
   });
 });
 
+test("it compresses where nobody may have no thread more", async () => {
+  meter = await start([], { wrap: ["prlimit", "--nproc=1:1"] });
+  const { status, headers } = await fetch(`${meter.origin}/metrics`);
+  expect({ status, encoding: headers.get("content-encoding") }).toEqual({
+    ...{ status: 200, encoding: "gzip" },
+  });
+  await expectCounting(meter);
+});
+
 test("a signal of the same user opens no debugger", async () => {
   meter = await start([]);
   sh("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", "kill", "-USR1", `${meter.pid}`]);
