@@ -82,6 +82,9 @@ void Restrict(const std::optional<Account>& account, bool keep_bpf) {
     Check(setresuid(account->uid, account->uid, account->uid), "setresuid");
   }
   KeepOnly(keep_bpf ? std::optional(CAP_BPF) : std::nullopt);
+  // Who has no capabilities may be traced by whoever has the same ids, and through the memory
+  // that all threads share those threads would be, too, that have kept theirs.
+  Check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "capset");
 }
 
 }  // namespace execve_counter

@@ -14,7 +14,8 @@ namespace execve_counter {
 // `keep_bpf` and the process has it.
 //
 // Capabilities belong to threads, and those that Node.js has beside the calling one lose
-// theirs with the change from uid 0; where the ids stay, they keep what they were given.
+// theirs with the change from uid 0; where the ids stay, they keep what they were given. So
+// that nobody gets at it through this one, other processes of the user cannot trace it.
 //
 // Throws Failure of the step "seccomp", "setgroups", "setresgid", "setresuid" or "capset";
 // what came before it in this order is done.

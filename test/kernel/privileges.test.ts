@@ -161,6 +161,12 @@ describe("started by an ordinary user with the three capabilities", () => {
     meter = await start(flags, { wrap, cli: installed.cli });
     expect(threads(meter)[0]).toEqual(as("1", "1", NEEDED));
     for (const { noNewPrivileges } of threads(meter)) expect(noNewPrivileges).toBe("1");
+    // Whose capabilities are gone would else be its user's to trace, and with it the threads
+    // that have kept theirs.
+    const write = ["sh", "-c", `: 3<>/proc/${meter.pid}/mem`];
+    const [command = "", ...args] = [...user, ...write];
+    expect(result(command, args).stderr).toContain("ermission denied");
+    expect(await meter.metrics()).toMatch(/^process_open_fds \d+/m);
     await expectCounting(meter);
   });
 
