@@ -108,7 +108,7 @@ export function parseWebConfig(text: string, path: string): WebSettings {
         const name = typeof key === "string" ? key : "a key that is no text";
         refuse(
           `unknown: ${where && `${where}.`}${name}`,
-          `leave it out; known are ${known?.join(", ")}`,
+          known ? `leave it out; known are ${known.join(", ")}` : "give texts as keys",
         );
       }
     }
@@ -137,7 +137,9 @@ export function parseWebConfig(text: string, path: string): WebSettings {
       ? (choices[name] as T)
       : refuse(`${key} cannot be ${name}`, `give one of ${Object.keys(choices).join(", ")}`);
 
-  const content = document.toJS({ mapAsMap: true });
+  const content = orRefuse(`${path}: it is no YAML`, "write each value out, without *", () =>
+    document.toJS({ mapAsMap: true }),
+  );
   const top = fields(isMap(document.contents) ? content : (content ?? ""), "", KEYS[""]);
   const tls = fields(top.get("tls_server_config"), "tls_server_config", KEYS.tls_server_config);
   const http = fields(top.get("http_server_config"), "http_server_config", KEYS.http_server_config);

@@ -67,4 +67,5 @@ export const OURS: [text: string, message: string][] = [
   [tls("cert: x"), "both cert and cert_file are given"],
   ["tls_server_config: { cert_file: ., key_file: server.key }", "(not a file)"],
   ["a: 1\n---\nb: 1", "it is no YAML"],
+  ["basic_auth_users: *nobody", "it is no YAML"],
 ];
