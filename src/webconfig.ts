@@ -267,6 +267,10 @@ export class WebConfig {
   readonly #onChange: (error?: UserError) => void;
   #protection: Protection = { headers: {} };
   #verifier: Verifier | undefined;
+  /** What each file held when it was last read. */
+  readonly #texts = new Map<string, string>();
+  /** Files that cannot be read any more: what they held counts. */
+  readonly #kept = new Set<string>();
   /** What the files held, or why they could not be read, at the last look. */
   #seen = "";
   #looked = performance.now();
@@ -306,13 +310,14 @@ export class WebConfig {
     return this.#protection;
   }
 
-  /** Which of the files this process may not read, and why: "EACCES". */
+  /** Which of the files this process may not read, and why: "EACCES". From now on they hold what they held. */
   unreadable(): { file: string; code: string }[] {
     return this.files.flatMap((file) => {
       try {
         closeSync(openSync(file, "r"));
         return [];
       } catch (error) {
+        this.#kept.add(file);
         return [{ file, code: (error as NodeJS.ErrnoException).code ?? "" }];
       }
     });
@@ -325,7 +330,7 @@ export class WebConfig {
   #look(): string {
     const found = this.files.map((file) => {
       try {
-        return readFile(file, "");
+        return this.#read(file, "");
       } catch (error) {
         return (error as Error).message;
       }
@@ -333,12 +338,18 @@ export class WebConfig {
     return JSON.stringify(found);
   }
 
+  #read(file: string, what: string): string {
+    const text = this.#kept.has(file) ? (this.#texts.get(file) ?? "") : readFile(file, what);
+    this.#texts.set(file, text);
+    return text;
+  }
+
   /** The settings of the file as it is, which names the files to look at from now on. */
   #take(): WebSettings {
     for (;;) {
       // Looked at before it is used, so that a change meanwhile shows at the next look.
       this.#seen = this.#look();
-      const settings = parseWebConfig(readFile(this.#path, "--web.config.file"), this.#path);
+      const settings = parseWebConfig(this.#read(this.#path, "--web.config.file"), this.#path);
       const { cert, key, clientCa } = settings.tls ?? {};
       const named = [cert, key, clientCa].flatMap((source) =>
         source && "file" in source ? [source.file] : [],
@@ -350,7 +361,7 @@ export class WebConfig {
   }
 
   #load({ tls, headers, users }: WebSettings): Protection {
-    const makeServer = tls && toServer(tls);
+    const makeServer = tls && toServer(tls, (file, what) => this.#read(file, what));
     if (users.size === 0) return { headers, ...(makeServer && { tls: makeServer }) };
     if (!this.#verifier) {
       throw new UserError(
@@ -369,10 +380,13 @@ export class WebConfig {
 }
 
 /** Reads key and certificates, checks them, and makes of them what a server is made with. */
-function toServer({ cert, key, clientCa, clientAuth, options }: TlsSettings): Protection["tls"] {
-  const certificate = toPem("cert", cert);
-  const privateKey = toPem("key", key);
-  const authority = clientCa && toPem("client_ca", clientCa);
+function toServer(
+  { cert, key, clientCa, clientAuth, options }: TlsSettings,
+  read: typeof readFile,
+): Protection["tls"] {
+  const certificate = toPem("cert", cert, read);
+  const privateKey = toPem("key", key, read);
+  const authority = clientCa && toPem("client_ca", clientCa, read);
   const [own] = toCertificates(certificate);
   if (authority) toCertificates(authority);
   const belongs = orRefuse(
@@ -414,11 +428,11 @@ interface Pem {
   text: string;
 }
 
-function toPem(name: string, source: Source): Pem {
+function toPem(name: string, source: Source, read: typeof readFile): Pem {
   if ("pem" in source) return { name, text: source.pem };
   return {
     name: `${name}_file ${source.file}`,
-    text: readFile(source.file, `${name}_file`),
+    text: read(source.file, `${name}_file`),
   };
 }
 

@@ -98,6 +98,12 @@ test("a key that nobody cannot read again is said at the start, and counted on w
   );
   expect(meter?.stderr.match(/cannot be read again/g)).toHaveLength(1);
   expect(await get("alice:secret")).toEqual({ status: 200, name: "server" });
+  // Whoever is taken out of the other file is out.
+  writeFileSync(file("web.yml"), CONFIG.replace("alice", "bob"));
+  await until("the new user", async () => (await get("bob:secret")).status === 200);
+  expect((await get("alice:secret")).status).toBe(401);
+  expect(meter?.stderr).not.toContain("error");
+  writeFileSync(file("web.yml"), CONFIG);
   await meter?.stop();
 
   // As the remedy says.
