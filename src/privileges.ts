@@ -22,11 +22,12 @@ const MOST = 2 ** 32 - 2;
  * @throws UserError where there is no such user
  */
 export function planRestriction(user: string | undefined): () => string {
-  const { account, restrict } = loadAddon();
+  const { account, restrict, userName } = loadAddon();
   const find = (name: string) => {
     const number = /^\d{1,10}$/.test(name) && Number(name) <= MOST ? Number(name) : undefined;
-    const byNumber = number === undefined ? undefined : { uid: number, gid: number };
-    return name === "" ? undefined : (account(name) ?? byNumber);
+    const byNumber = (uid: number) => account(userName(uid) ?? "") ?? { uid, gid: uid };
+    if (name === "") return undefined;
+    return account(name) ?? (number === undefined ? undefined : byNumber(number));
   };
   let become: Account | undefined;
   if (user !== undefined) {

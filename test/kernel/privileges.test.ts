@@ -105,6 +105,8 @@ describe("started by root", () => {
   test.each([
     ["by name", "daemon", "1", "1"],
     ["by number", "1", "1", "1"],
+    // Debian's sync: whose number, as a group's, is adm's, which reads /var/log.
+    ["by a number that is another group's", "4", "4", "65534"],
     ["by a number that has no account", "54321", "54321", "54321"],
   ])("it becomes somebody else, %s", async (_, user, uid, gid) => {
     meter = await start(["--run-as", user]);
