@@ -317,8 +317,9 @@ export class WebConfig {
         closeSync(openSync(file, "r"));
         return [];
       } catch (error) {
-        this.#kept.add(file);
-        return [{ file, code: (error as NodeJS.ErrnoException).code ?? "" }];
+        const { code = "" } = error as NodeJS.ErrnoException;
+        if (code === "EACCES" || code === "EPERM") this.#kept.add(file);
+        return [{ file, code }];
       }
     });
   }

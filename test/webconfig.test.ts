@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ConnectionOptions, connect } from "node:tls";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { BOUNDS } from "../src/connections.ts";
 import { ExitCode, type UserError } from "../src/errors.ts";
 import { serve, TEXT, type Web } from "../src/web.ts";
 import { WebConfig } from "../src/webconfig.ts";
@@ -42,13 +43,13 @@ async function open(text: string, said: (string | undefined)[] = []): Promise<We
   return config;
 }
 
-async function serveBehind(config: WebConfig): Promise<Web> {
+async function serveBehind(config: WebConfig, bounds = BOUNDS): Promise<Web> {
   const pages = new Map([["/", { types: [TEXT], make: () => ({ body: "hello\n" }) }]]);
   const fail = (error: unknown) => {
     throw error;
   };
   const protection = () => config.protection;
-  const web = await serve([{ host: "127.0.0.1", port: 0 }], pages, fail, { protection });
+  const web = await serve([{ host: "127.0.0.1", port: 0 }], pages, fail, { protection, bounds });
   onTestFinished(() => web.close());
   return web;
 }
@@ -275,4 +276,43 @@ test("who says nothing, nonsense or plain HTTP to the TLS port harms nothing", a
     }
   }
   expect((await get(web)).status).toBe(200);
+});
+
+test("who connects and begins no TLS gives way, the oldest first", async () => {
+  const config = await open(`tls_server_config: { ${TLS} }`);
+  const web = await serveBehind(config, { ...BOUNDS, connections: 8 });
+  const { port } = new URL(web.origins[0] as string);
+  const idle = Array.from({ length: 12 }, () =>
+    createConnection(Number(port), "127.0.0.1")
+      .on("error", () => {})
+      .resume(),
+  );
+  await until("the four oldest to go", () => idle.filter(({ closed }) => closed).length === 4);
+  expect((await get(web)).status).toBe(200);
+  expect(idle.filter(({ closed }) => closed)).toHaveLength(5);
+  web.close();
+  await until("the others to go", () => idle.every(({ closed }) => closed));
+});
+
+test("the oldest version is the one that was asked for", async () => {
+  const web = await serveBehind(await open(`tls_server_config: { ${TLS}, min_version: TLS13 }`));
+  expect((await get(web)).status).toBe(200);
+  await expect(get(web, { maxVersion: "TLSv1.2" })).rejects.toThrow();
+});
+
+test("more passwords at once than are looked at are answered 429, whoever's they are", async () => {
+  const slow = "$2y$12$abcdefghijklmnopqrstuuT1Iwu6o8Wx7BoOyIMHfgVJq6JO/IJhW";
+  const web = await serveBehind(await open(`basic_auth_users: { alice: ${slow} }`));
+  for (const user of ["alice", "nobody"]) {
+    const replies = await Promise.all(
+      Array.from({ length: 6 }, (_, i) =>
+        fetch(`${web.origins[0]}/`, {
+          headers: { authorization: `Basic ${btoa(`${user}:${i}`)}` },
+        }),
+      ),
+    );
+    expect(replies.map(({ status }) => status).sort()).toEqual([401, 401, 401, 401, 429, 429]);
+    const later = replies.find(({ status }) => status === 429);
+    expect(later?.headers.get("retry-after")).toBe("1");
+  }
 });
