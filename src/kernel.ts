@@ -462,7 +462,8 @@ function verdictOf(complaints: readonly string[]): string | undefined {
     .findLast((line) => !/^($|processed \d+ insns|verification time|stack depth)/.test(line));
 }
 
-function statusOfSelf(): string | undefined {
+/** /proc/self/status. */
+export function statusOfSelf(): string | undefined {
   try {
     return readFileSync("/proc/self/status", "utf8");
   } catch {

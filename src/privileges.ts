@@ -1,10 +1,9 @@
 /** Privileges: what the agent keeps of them once it has attached and listens. */
-import { readFileSync } from "node:fs";
 import { release } from "node:os";
 import { getSystemErrorName } from "node:util";
 import { effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
 import { ExitCode, UserError } from "./errors.ts";
-import { type Account, isAtLeast, isNativeError, loadAddon } from "./kernel.ts";
+import { type Account, isAtLeast, isNativeError, loadAddon, statusOfSelf } from "./kernel.ts";
 
 const DEFAULT_USER = "nobody";
 // What the kernel shows of users that it cannot show (/proc/sys/kernel/overflowuid):
@@ -66,6 +65,6 @@ export function planRestriction(user: string | undefined): () => string {
 }
 
 function mayChangeUser(): boolean {
-  const set = effectiveCapabilities(readFileSync("/proc/self/status", "utf8"));
+  const set = effectiveCapabilities(statusOfSelf());
   return hasCapabilities(set, "CAP_SETUID", "CAP_SETGID");
 }
