@@ -39,8 +39,8 @@ ADDON := build/Release/execve_counter.node
 SANITIZED := build/fuzz/build/Release/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
 TOOLS := build/test
-TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf other.bpf.o usr/bin/prometheus)
-C_SOURCES := $(wildcard bpf/*.[ch] native/*.cc native/*.h test/*/*.[ch])
+TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf restricted other.bpf.o usr/bin/prometheus)
+C_SOURCES := $(wildcard bpf/*.[ch] native/*.cc native/*.h test/*/*.[ch] test/*/*.cc)
 # -mcpu=v3 (Linux 5.1) is named, and paths are kept out, so that the object is
 # the same wherever it is built.
 BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Werror -Ibpf \
@@ -142,6 +142,11 @@ $(TOOLS)/%: test/support/%.c | packages
 	$(note) CC $@
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -O2 -Wall -Wextra -Werror -pthread -o $@ $<
+
+$(TOOLS)/restricted: test/support/restricted.cc $(wildcard native/*) | packages
+	$(note) CXX $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -O2 -Wall -Wextra -Werror -pthread -o $@ $< native/privileges.cc
 
 $(TOOLS)/tiny: test/bench/tiny.c | packages
 	$(note) CC $@

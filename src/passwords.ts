@@ -7,6 +7,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import type { Question } from "./bcrypt.ts";
+import { ExitCode, UserError } from "./errors.ts";
 import type { Verdict } from "./web.ts";
 
 const THREAD = join(__dirname, "../dist/bcrypt.js");
@@ -42,12 +43,20 @@ export class Verifier {
     });
   }
 
-  /** Resolves once the thread has loaded all that it needs. */
+  /** Resolves once the thread has loaded all that it needs; @throws UserError */
   static async start(): Promise<Verifier> {
     const thread = new Worker(THREAD, {
       resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 2 },
     });
-    await once(thread, "message");
+    try {
+      await once(thread, "message");
+    } catch (error) {
+      throw new UserError(
+        `the thread that looks at passwords does not start (${(error as Error).message})`,
+        "raise the limits on open files and on processes (ulimit -n, ulimit -u)",
+        ExitCode.failed,
+      );
+    }
     return new Verifier(thread);
   }
 

@@ -21,7 +21,9 @@ const MOST = 2 ** 32 - 2;
  * @throws UserError where there is no such user
  */
 export function planRestriction(user: string | undefined): () => string {
-  const { account, restrict, userName } = loadAddon();
+  const { restrict, ...look } = loadAddon();
+  const account = (name: string) => explained(() => look.account(name));
+  const userName = (uid: number) => explained(() => look.userName(uid));
   const find = (name: string) => {
     const number = /^\d{1,10}$/.test(name) && Number(name) <= MOST ? Number(name) : undefined;
     const byNumber = (uid: number) => account(userName(uid) ?? "") ?? { uid, gid: uid };
@@ -67,4 +69,18 @@ export function planRestriction(user: string | undefined): () => string {
 function mayChangeUser(): boolean {
   const set = effectiveCapabilities(statusOfSelf());
   return hasCapabilities(set, "CAP_SETUID", "CAP_SETGID");
+}
+
+/** Asks for an account; who cannot tell is no reason to go on as somebody else. */
+function explained<Result>(ask: () => Result): Result {
+  try {
+    return ask();
+  } catch (error) {
+    if (!isNativeError(error)) throw error;
+    throw new UserError(
+      `cannot look for the user to become (${getSystemErrorName(-error.errno)})`,
+      "mend what /etc/nsswitch.conf names for passwd, or keep all privileges: --run-as root",
+      ExitCode.failed,
+    );
+  }
 }

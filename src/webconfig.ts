@@ -192,23 +192,29 @@ export function parseWebConfig(text: string, path: string): WebSettings {
     const min = version("min_version", "TLS12");
     const max = version("max_version", "TLS13");
     if (min > max) refuse("min_version is above max_version", "give a lower min_version");
-    // Those of TLS 1.3 are not for choosing, as in the toolkit.
-    const ciphers = list(tls, "cipher_suites").flatMap((name) => {
+    // Those of TLS 1.3 are not for choosing, as in the toolkit; without any other there is
+    // no TLS 1.2.
+    const suites = list(tls, "cipher_suites");
+    const ciphers = suites.flatMap((name) => {
       if (/^TLS_(AES|CHACHA20)_/.test(name)) return [];
       const ours = toOpenSsl(name);
       if (getCiphers().includes(ours.toLowerCase())) return [ours];
       return refuse(`cipher_suites: there is no ${name}`, "leave it out");
     });
+    const only13 = suites.length > 0 && ciphers.length === 0;
+    if (only13 && max !== VERSIONS.TLS13) {
+      refuse("cipher_suites has none for TLS 1.2", "name one, or leave out max_version");
+    }
     const curves = list(tls, "curve_preferences").map((name) =>
       choice("curve_preferences", name, CURVES),
     );
     return {
       ...{ cert, key, clientCa, clientAuth },
       options: {
-        minVersion: min,
+        minVersion: only13 ? VERSIONS.TLS13 : min,
         maxVersion: max,
         honorCipherOrder: flag(tls, "prefer_server_cipher_suites", true),
-        ...(list(tls, "cipher_suites").length > 0 && { ciphers: ciphers.join(":") }),
+        ...(ciphers.length > 0 && { ciphers: ciphers.join(":") }),
         ...(curves.length > 0 && { ecdhCurve: curves.join(":") }),
       },
     };

@@ -46,7 +46,7 @@ const ARROWS: Record<string, string[]> = {
   flags: ["errors", "keys", "labels", "web"],
   web: ["connections", "errors"],
   webconfig: ["errors", "passwords", "web"],
-  passwords: ["bcrypt", "web"],
+  passwords: ["bcrypt", "errors", "web"],
   bcrypt: [],
   connections: [],
   snapshot: ["labels"],

@@ -85,7 +85,7 @@ test("a right password is looked at once, a wrong one each time", async () => {
 test("a flood of wrong passwords holds up nothing, and nobody from elsewhere", async () => {
   const passwords = new Passwords(
     new Map([
-      ["alice", SLOW],
+      ["alice", SLOW.replace("$12$", "$14$")],
       ["bob", SECRET],
     ]),
     verifier,
@@ -104,6 +104,6 @@ test("a flood of wrong passwords holds up nothing, and nobody from elsewhere", a
   clearInterval(timer);
   expect(verdicts.filter((verdict) => verdict === "stranger")).toHaveLength(4);
   expect(verdicts.filter((verdict) => verdict === "later")).toHaveLength(996);
-  // Each takes a quarter of a second, in another thread.
-  expect(longest).toBeLessThan(200);
+  // Each takes a second, in another thread.
+  expect(longest).toBeLessThan(500);
 }, 30_000);

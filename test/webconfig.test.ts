@@ -16,7 +16,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { BOUNDS } from "../src/connections.ts";
 import { ExitCode, type UserError } from "../src/errors.ts";
 import { serve, TEXT, type Web } from "../src/web.ts";
-import { WebConfig } from "../src/webconfig.ts";
+import { parseWebConfig, WebConfig } from "../src/webconfig.ts";
 import { makeCertificates } from "./support/certificates.ts";
 import { until } from "./support/meter.ts";
 import { BAD, GOOD, OURS, SECRET } from "./support/webconfigs.ts";
@@ -315,4 +315,18 @@ test("more passwords at once than are looked at are answered 429, whoever's they
     const later = replies.find(({ status }) => status === 429);
     expect(later?.headers.get("retry-after")).toBe("1");
   }
+});
+
+test("where all cipher suites are of TLS 1.3, there is no TLS 1.2", () => {
+  const least = (suites: string) =>
+    parseWebConfig(
+      `tls_server_config: { cert_file: a, key_file: b, cipher_suites: [${suites}] }`,
+      "/web.yml",
+    ).tls?.options;
+  expect(least("TLS_AES_128_GCM_SHA256")).toMatchObject({ minVersion: "TLSv1.3" });
+  expect(least("TLS_AES_128_GCM_SHA256")).not.toHaveProperty("ciphers");
+  const both = "TLS_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+  expect(least(both)).toMatchObject({
+    ...{ minVersion: "TLSv1.2", ciphers: "ECDHE-RSA-AES128-GCM-SHA256" },
+  });
 });

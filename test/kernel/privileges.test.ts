@@ -1,5 +1,5 @@
 import { chmodSync, readdirSync, readFileSync } from "node:fs";
-import { release } from "node:os";
+import { constants, release } from "node:os";
 import { afterEach, describe, expect, test } from "vitest";
 import { isAtLeast } from "../../src/kernel.ts";
 import { projectPath } from "../support/files.ts";
@@ -243,4 +243,13 @@ test("who has given privileges up can start no program", () => {
     process.stdout.write(JSON.stringify({ before, after: start("execveat", "1", "1") }));`;
   const { stdout, stderr } = result(process.execPath, ["-e", script]);
   expect({ stdout, stderr }).toEqual({ stdout: '{"after":"EPERM"}', stderr: "" });
+});
+
+test("no kind of call starts a program any more, on any thread", () => {
+  const { ENOENT, EPERM } = constants.errno;
+  const lines = sh(projectPath("build/test/restricted"), []).trim().split("\n");
+  const [before, after] = lines.map((line) => line.split(" ").map(Number));
+  expect(before?.slice(0, 2)).toEqual([ENOENT, ENOENT]);
+  expect(before).not.toContain(EPERM);
+  expect(after).toEqual(before?.map(() => EPERM));
 });

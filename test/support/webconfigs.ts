@@ -63,6 +63,10 @@ export const OURS: [text: string, message: string][] = [
   [tls("client_auth_type: RequireAndVerifyClientCert"), "needs client_ca_file"],
   [tls("client_auth_type: RequestClientCert, client_ca_file: ca.key"), "holds no certificate"],
   [tls("min_version: TLS13, max_version: TLS12"), "min_version is above max_version"],
+  [
+    tls("cipher_suites: [TLS_AES_128_GCM_SHA256], max_version: TLS12"),
+    "cipher_suites has none for TLS 1.2",
+  ],
   [tls("min_version: TLS11"), "min_version cannot be TLS11"],
   [tls("cert: x"), "both cert and cert_file are given"],
   ["tls_server_config: { cert_file: ., key_file: server.key }", "(not a file)"],
