@@ -10,7 +10,6 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -535,7 +534,9 @@ void Session::Lock(const std::string& path) {
 }
 
 void Session::MountBpffs(const std::string& directory) {
-  if (mount("bpf", directory.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") < 0) {
+  // Not by mount(): before glibc 2.36 its header and linux/mount.h exclude each other.
+  if (syscall(SYS_mount, "bpf", directory.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+              "mode=0700") < 0) {
     throw Failure("mount", errno);
   }
 }
