@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test fuzz test-vm check format bench soak clean
+.PHONY: help deps packages build run test fuzz test-vm package test-package check format bench soak clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -21,6 +21,8 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
 	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static groff-base libfaketime openssl) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
+	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
+	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
 	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
 	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
 
@@ -37,6 +39,7 @@ endif
 VITEST := node_modules/vitest/vitest.mjs run --config test/vitest.config.mts
 ADDON := build/Release/execve_counter.node
 SANITIZED := build/fuzz/build/Release/execve_counter.node
+PREBUILDS := prebuilds/linux-x64/execve_counter.node prebuilds/linux-arm64/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
 TOOLS := build/test
 TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf restricted other.bpf.o usr/bin/prometheus)
@@ -51,6 +54,8 @@ help:
 	@echo 'make test   the same, and run every test'
 	@echo 'make fuzz   call the addon in random ways for a minute, sanitized (SECONDS=..., SEED=...)'
 	@echo 'make test-vm  boot other kernels, and systemd, and see what is exact there (KERNELS=bullseye,sid-full: these only)'
+	@echo 'make package  make the npm package, with addons for x64 and arm64, in build/'
+	@echo 'make test-package  the same, and try it in fresh Debian systems with other versions of Node.js'
 	@echo 'make deps   install what is missing'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types'
@@ -83,6 +88,14 @@ test-vm: build $(addprefix $(TOOLS)/,storm tiny)
 	$(call as_root,test/vm/make-service-root.sh $(TOOLS)/service.gz)
 	$(Q)$(NODE) $(VITEST) --project vm
 
+package: build $(PREBUILDS)
+	$(Q)deploy/prepack.sh record
+	$(note) PACK build/execve-counter-$$(node -p 'require("./package.json").version').tgz
+	$(Q)npm pack --pack-destination build $(NPM_QUIET) $(if $(Q),>/dev/null)
+
+test-package: package $(TOOLS)/storm $(TOOLS)/tiny
+	$(call as_root,$(NODE) $(VITEST) --project package)
+
 check: build
 	$(note) CHECK 'formatter and linter'
 	$(Q)node_modules/.bin/biome ci --error-on-warnings
@@ -103,7 +116,7 @@ soak: build $(addprefix $(TOOLS)/,storm tiny)
 	$(call as_root,$(NODE) test/bench/soak.mjs $(or $(MINUTES),30))
 
 clean:
-	$(Q)rm -rf build dist node_modules
+	$(Q)rm -rf build dist node_modules prebuilds
 
 node_modules/.package-lock.json: package.json package-lock.json | packages
 	$(note) NPM node_modules
@@ -130,6 +143,11 @@ $(SANITIZED): $(ADDON_SOURCES) | $(ADDON)
 	$(Q)ln -sfn ../../native ../../bpf ../../binding.gyp build/fuzz
 	$(Q)CXXFLAGS='$(SANITIZE) -fno-omit-frame-pointer -g' LDFLAGS='$(SANITIZE)' $(GYP) --directory=build/fuzz
 	$(Q)touch $@
+
+$(PREBUILDS) &: $(wildcard native/*) bpf/execve_counter.h deploy/prebuild.sh deploy/suite.sh node_modules/.package-lock.json | packages
+	$(note) CLANG 'prebuilds/ (takes a minute)'
+	$(Q)mkdir -p build
+	$(Q)deploy/prebuild.sh prebuilds >build/prebuild.log 2>&1 || { tail -n 30 build/prebuild.log; exit 1; }
 
 dist/cli.js: $(wildcard src/*.ts) tsconfig.json node_modules/.package-lock.json
 	$(note) TSC dist/

@@ -149,6 +149,42 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   );
 }
 
+/**
+ * Puts into words why there is no addon.
+ *
+ * @param reason what dlopen(3) said; undefined where there is no file
+ * @param glibc its version; undefined with another C library
+ */
+export function explainAddon(
+  reason: string | undefined,
+  architecture: string,
+  glibc: string | undefined,
+): UserError {
+  const unable = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.unable);
+  if (architecture !== "x64" && architecture !== "arm64") {
+    return unable(
+      `there is no native addon for ${architecture}`,
+      "run it with Node.js for x64 or arm64: it knows no other architecture's system calls",
+    );
+  }
+  const needed = /GLIBC_([\d.]+)' not found/.exec(reason ?? "")?.[1];
+  if (glibc === undefined || needed) {
+    const here = glibc ? `this is glibc ${glibc}` : "this Node.js has another C library (musl?)";
+    return unable(
+      `the native addon is for glibc${needed ? ` ${needed} or newer` : ""}, and ${here}`,
+      "run it where that is, like in the image node:22-slim",
+    );
+  }
+  return new UserError(
+    `the native addon cannot be loaded: ${reason ?? "there is none"}`,
+    // The dynamic linker gives no number.
+    reason?.endsWith("Too many open files")
+      ? MORE_FILES
+      : "install execve-counter again; in a checkout, build it (make build), which installs libbpf too",
+    ExitCode.failed,
+  );
+}
+
 function isDenied(code: string): boolean {
   return code === "EPERM" || code === "EACCES";
 }

@@ -7,15 +7,21 @@ import { constants, release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { effectiveCapabilities } from "./capabilities.ts";
-import { ExitCode, explain, MORE_FILES, UserError } from "./errors.ts";
+import { ExitCode, explain, explainAddon, UserError } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import type { Label } from "./labels.ts";
 import { preparePins, unpin } from "./pins.ts";
 import type { ProgramStats } from "./snapshot.ts";
 import { userNames } from "./users.ts";
 
-const ADDON = join(__dirname, "../build/Release/execve_counter.node");
 const OBJECT = join(__dirname, "../dist/execve_counter.bpf.o");
+/**
+ * What was built here goes before what the package brings. Looked for at once: who has given
+ * up root's privileges may not be able to.
+ */
+const ADDON = ["build/Release", `prebuilds/linux-${process.arch}`]
+  .map((directory) => join(__dirname, "..", directory, "execve_counter.node"))
+  .find(existsSync);
 
 export interface MapInfo {
   name: string;
@@ -414,18 +420,11 @@ export function reportsTracepointMisses(kernelRelease: string): boolean {
 /** @throws UserError where there is no addon for this machine */
 export function loadAddon(): Addon {
   try {
-    return require(ADDON);
+    if (ADDON) return require(ADDON);
   } catch (error) {
-    const why = firstLine((error as Error).message);
-    throw new UserError(
-      `the native addon cannot be loaded: ${why}`,
-      // The dynamic linker gives no number.
-      why.endsWith("Too many open files")
-        ? MORE_FILES
-        : "build it (make build), which installs libbpf too",
-      ExitCode.failed,
-    );
+    throw explainAddon(firstLine((error as Error).message), process.arch, glibcVersion());
   }
+  throw explainAddon(undefined, process.arch, glibcVersion());
 }
 
 /** Whether this is the kernel's or libbpf's refusal, or NSS's. */
@@ -469,6 +468,12 @@ export function statusOfSelf(): string | undefined {
   } catch {
     return undefined; // no /proc
   }
+}
+
+/** Of the C library that this Node.js runs with; undefined where it is not glibc. */
+function glibcVersion(): string | undefined {
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+  return header.glibcVersionRuntime;
 }
 
 function firstLine(text: string): string {

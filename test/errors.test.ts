@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type Circumstances, ExitCode, explain } from "../src/errors.ts";
+import { type Circumstances, ExitCode, explain, explainAddon } from "../src/errors.ts";
 
 const ROOT: Circumstances = { capabilities: (1n << 41n) - 1n, btf: true, object: "/x/counter.o" };
 const NOBODY: Circumstances = { ...ROOT, capabilities: 0n };
@@ -48,4 +48,32 @@ test("what the verifier refuses with EACCES is no want of privileges", () => {
 test("what libbpf said is part of the line", () => {
   const error = explain({ step: "load", code: "EINVAL", detail: "invalid mem access" }, ROOT);
   expect(error.message).toContain("invalid mem access");
+});
+
+test.each([
+  [undefined, "riscv64", "2.41", "no native addon for riscv64", "x64 or arm64"],
+  [undefined, "x64", undefined, "another C library (musl?)", "node:22-slim"],
+  [
+    "Error loading shared library ld-linux-x86-64.so.2: No such file or directory",
+    ...["x64", undefined, "another C library (musl?)", "node:22-slim"],
+  ],
+  [
+    "/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by x.node)",
+    ...["arm64", "2.28", "is for glibc 2.34 or newer, and this is glibc 2.28", "node:22-slim"],
+  ],
+] as const)("no addon fits: %s on %s, glibc %s", (reason, architecture, glibc, what, remedy) => {
+  const error = explainAddon(reason, architecture, glibc);
+  expect(error.exitCode).toBe(ExitCode.unable);
+  expect(error.message).toContain(what);
+  expect(error.remedy).toContain(remedy);
+});
+
+test.each([
+  [undefined, "cannot be loaded: there is none"],
+  ["libbpf.so.1: cannot open shared object file", "cannot be loaded: libbpf.so.1: cannot open"],
+])("an addon would fit: %s", (reason, what) => {
+  const error = explainAddon(reason, "x64", "2.36");
+  expect(error.exitCode).toBe(ExitCode.failed);
+  expect(error.message).toContain(what);
+  expect(error.remedy).toContain("make build");
 });

@@ -22,6 +22,16 @@ export default defineConfig({
       {
         root,
         test: {
+          name: "package",
+          include: ["test/package/*.test.ts"],
+          globalSetup: "test/support/need-root.ts",
+          testTimeout: 1_200_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        root,
+        test: {
           name: "vm",
           include: ["test/vm/*.test.ts"],
           // Two processors for a machine that has two.

@@ -1,0 +1,18 @@
+#!/bin/sh
+# prepack.sh: refuses to pack anything that was not made of the sources beside it.
+# prepack.sh record: says that what is there now was.
+set -eu
+cd "$(dirname "$0")/.."
+addons="prebuilds/linux-x64/execve_counter.node prebuilds/linux-arm64/execve_counter.node"
+record=prebuilds/SHA256SUMS
+# shellcheck disable=SC2086 # these are words
+sums() { sha256sum bpf/* native/* src/* tsconfig.json deploy/prebuild.sh dist/* $addons prebuilds/NOTICES; }
+
+if [ "${1-}" = record ]; then
+	sums > "$record.new"
+	mv "$record.new" "$record"
+elif ! sums 2>&1 | cmp -s - "$record"; then
+	echo 'what would be packed is missing, or was not made of the sources that are here' >&2
+	echo 'to do: make package' >&2
+	exit 1
+fi
