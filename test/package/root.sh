@@ -1,11 +1,11 @@
 #!/bin/sh
-# root.sh SUITE: prints the path of a minimal Debian of that suite, with libatomic1 besides,
-# which Node.js 26 needs. Made once, and kept outside of the project.
+# root.sh SUITE: prints the path of a minimal Debian of that suite, with make, and with
+# libatomic1, which Node.js 26 needs. Made once, and kept outside of the project.
 set -eu
 root=${XDG_CACHE_HOME:-$HOME/.cache}/execve-counter/root-$1
 if ! [ -e "$root" ]; then
 	rm -rf "$root.new"
-	debootstrap --variant=minbase --include=libatomic1 "$1" "$root.new" http://deb.debian.org/debian >&2
+	debootstrap --variant=minbase --include=libatomic1,make "$1" "$root.new" http://deb.debian.org/debian >&2
 	mv "$root.new" "$root"
 fi
 echo "$root"
