@@ -17,10 +17,14 @@ endif
 BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generic,bpftool)
 # Docker brings a runc of its own, which Debian's would push out.
 RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
+# Whether make test-vm boots a kernel for arm64 too.
+ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
 	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static groff-base libfaketime openssl) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
+	$(if $(filter test-vm,$(MAKECMDGOALS)),$(if $(ARM64),qemu-system-arm lld dpkg-dev \
+		gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross)) \
 	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
 	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
@@ -82,9 +86,11 @@ fuzz: build $(SANITIZED)
 	$(call as_root,env LIBASAN=$$($(CXX) -print-file-name=libasan.so) SECONDS=$(SECONDS) SEED=$(SEED) \
 		$(NODE) test/fuzz/fuzz.mjs)
 
-test-vm: build $(addprefix $(TOOLS)/,storm tiny)
+test-vm: build $(addprefix $(TOOLS)/,storm tiny) \
+		$(if $(ARM64),package $(addprefix $(TOOLS)/arm64/,storm storm32 tiny))
 	$(note) PACK initrd
 	$(Q)test/vm/make-initrd.sh $(TOOLS)/initrd.gz
+	$(if $(ARM64),$(Q)test/vm/make-initrd.sh $(TOOLS)/arm64/initrd.gz arm64)
 	$(call as_root,test/vm/make-service-root.sh $(TOOLS)/service.gz)
 	$(Q)$(NODE) $(VITEST) --project vm
 
@@ -171,6 +177,16 @@ $(TOOLS)/tiny: test/bench/tiny.c | packages
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -Os -Wall -Wextra -Werror -static -nostdlib -fno-stack-protector -o $@ $<
 
+# For another architecture; storm32 as a 32-bit program.
+$(TOOLS)/arm64/storm: test/support/storm.c | packages
+	$(call cross,aarch64-linux-gnu-gcc -O2 -pthread)
+
+$(TOOLS)/arm64/storm32: test/support/storm.c | packages
+	$(call cross,arm-linux-gnueabihf-gcc -O2 -pthread)
+
+$(TOOLS)/arm64/tiny: test/bench/tiny.c | packages
+	$(call cross,aarch64-linux-gnu-gcc -Os -nostdlib -fno-stack-protector)
+
 $(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c $(wildcard bpf/*) | packages
 	$(bpf_object)
 
@@ -186,6 +202,12 @@ $(TOOLS)/usr/bin/prometheus: | packages
 		{ $(call become_root,sudo apt-get update); $$sudo apt-get update -qq; }
 	$(Q)cd $(TOOLS) && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
 	$(Q)touch $@
+
+define cross
+$(note) CC $@
+$(Q)mkdir -p $(@D)
+$(Q)$(1) -Wall -Wextra -Werror -static -o $@ $<
+endef
 
 define bpf_object
 $(note) CLANG $@

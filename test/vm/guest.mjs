@@ -2,15 +2,21 @@
 // three processes read BPF maps, by either hook, and prints what was counted.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { release } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const STORM = "/app/build/test/storm";
+const STORM_32 = "/app/build/test/storm32";
 const PROGRAM = "/bin/program";
+// How many failing calls of execve, of which all other numbers are fractions or multiples.
+const CALLS = Number(process.env.calls);
+const ADDON = ["build/Release", `prebuilds/linux-${process.arch}`]
+  .map((directory) => `/app/${directory}/execve_counter.node`)
+  .find(existsSync);
 const READER = `
-  const { Session } = require("/app/build/Release/execve_counter.node");
+  const { Session } = require("${ADDON}");
   const session = new Session("/app/dist/execve_counter.bpf.o", () => {});
   session.load(["count_exec"]);
   for (let i = 0; i < 50; i++) session.insert("k" + i);
@@ -66,12 +72,13 @@ async function snapshot(meter) {
   return { ...counts, missed };
 }
 
-const storm = (...args) => {
-  const { status, stderr } = spawnSync(STORM, args.map(String), { encoding: "utf8" });
-  if (status !== 0) throw new Error(stderr);
+const run = (program, ...args) => {
+  const { status, stderr, error } = spawnSync(program, args.map(String), { encoding: "utf8" });
+  if (status !== 0) throw error ?? new Error(stderr);
 };
+const storm = (...args) => run(STORM, ...args);
 
-/** 20,000 failing calls of execve, 2,000 of execveat, 40 starts, and the 3 of the storms. */
+/** The calls of execve, a tenth as many of execveat, 40 starts, and the 3 of the storms. */
 async function underReaders(hook) {
   const meter = await startMeter("--attempts", hook);
   const readers = [1, 2, 3].map(() =>
@@ -79,8 +86,8 @@ async function underReaders(hook) {
   );
   await Promise.all(readers.map((reader) => once(reader, "message")));
   const before = await snapshot(meter);
-  storm("execve", 2, 10_000);
-  storm("execveat", 2, 1_000);
+  storm("execve", 2, CALLS / 2);
+  storm("execveat", 2, CALLS / 20);
   storm("spawn", 2, 20, PROGRAM);
   const after = await snapshot(meter);
   const status = readFileSync(`/proc/${meter.pid}/status`, "utf8");
@@ -89,13 +96,13 @@ async function underReaders(hook) {
   return { before, after, status, log: meter.log() };
 }
 
-/** 50,000 calls of execveat and 40 starts, in the middle of which the meter is killed. */
+/** Calls of execveat and 40 starts, in the middle of which the meter is killed. */
 async function pinned(hook) {
   const flags = ["--attempts", hook, "--pin", `/sys/fs/bpf/${hook}`];
   const meter = await startMeter(...flags).catch(({ message }) => message);
   if (typeof meter === "string") return { refused: meter };
   const storms = [
-    spawn(STORM, ["execveat", "1", "50000"]),
+    spawn(STORM, ["execveat", "1", String(2.5 * CALLS)]),
     spawn(STORM, ["spawn", "1", "40", PROGRAM]),
   ];
   const ends = storms.map((child) => once(child, "exit"));
@@ -109,14 +116,14 @@ async function pinned(hook) {
   return { after };
 }
 
-/** 5,000 calls each while the CPU that the meter was started on is there, is not, is again. */
+/** A quarter of the calls each while the CPU that the meter was started on is there, is not, is again. */
 async function hotplug(hook) {
   const meter = await startMeterOn("2", "--attempts", hook);
   const counted = [];
   for (const online of ["1", "0", "1"]) {
     writeFileSync("/sys/devices/system/cpu/cpu1/online", online);
     const before = await snapshot(meter);
-    storm("execve", 2, 2_500);
+    storm("execve", 2, CALLS / 8);
     const after = await snapshot(meter);
     counted.push({ online, before, after });
   }
@@ -124,15 +131,28 @@ async function hotplug(hook) {
   return counted;
 }
 
+/** The same calls and starts by a 32-bit program, where there is one. */
+async function from32Bit(hook) {
+  if (!existsSync(STORM_32)) return undefined;
+  const meter = await startMeter("--attempts", hook);
+  const before = await snapshot(meter);
+  run(STORM_32, "execve", 2, CALLS / 2);
+  run(STORM_32, "execveat", 2, CALLS / 20);
+  run(STORM_32, "spawn", 2, 20, PROGRAM);
+  const after = await snapshot(meter);
+  await meter.stop("SIGTERM");
+  return { before, after };
+}
+
 /** The maps of meters that are left. */
-const left = () =>
-  createRequire(import.meta.url)("/app/build/Release/execve_counter.node").findCounters();
+const left = () => createRequire(import.meta.url)(ADDON).findCounters();
 
 const report = { release: release(), hooks: {} };
 try {
   for (const hook of ["tracepoint", "raw"]) {
     report.hooks[hook] = {
       readers: await underReaders(hook),
+      compat: await from32Bit(hook),
       pinned: await pinned(hook),
       hotplug: await hotplug(hook),
     };
@@ -142,5 +162,5 @@ try {
   report.error = error.stack;
 }
 // Not to the console, where the kernel may write in between.
-writeFileSync("/dev/ttyS1", JSON.stringify(report));
+writeFileSync(process.env.report, JSON.stringify(report));
 process.exit(); // whatever still runs
