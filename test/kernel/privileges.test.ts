@@ -202,14 +202,8 @@ test("it compresses where nobody may have no thread more", async () => {
 
 test("a signal of the same user opens no debugger", async () => {
   meter = await start([]);
-  sh("setpriv", [
-    "--reuid=65534",
-    "--regid=65534",
-    "--clear-groups",
-    "kill",
-    "-USR1",
-    `${meter.pid}`,
-  ]);
+  const nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+  sh("setpriv", [...nobody, "sh", "-c", `kill -USR1 ${meter.pid}`]);
   await expectCounting(meter);
   await until("a line after the signal", () => (meter?.stdout.length ?? 0) > 0);
   expect(meter.stderr).not.toContain("Debugger");
