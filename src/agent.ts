@@ -79,7 +79,7 @@ export async function run(
     log.debug(restrict());
     for (const { file, code } of config?.unreadable() ?? []) {
       log.warn(
-        `${file} cannot be read again (${code}), so what changes in it needs a new start: let the user of --run-as read it, with chgrp and chmod, or give --run-as root`,
+        `${file} cannot be read again (${code}), so what changes in it is not taken over: let the user of --run-as read it, with chgrp and chmod, or give --run-as root`,
       );
     }
     started = true;

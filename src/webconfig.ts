@@ -275,7 +275,7 @@ export class WebConfig {
   #verifier: Verifier | undefined;
   /** What each file held when it was last read. */
   readonly #texts = new Map<string, string>();
-  /** Files that cannot be read any more: what they held counts. */
+  /** Files that cannot be read any more: until they can, what they held counts. */
   readonly #kept = new Set<string>();
   /** What the files held, or why they could not be read, at the last look. */
   #seen = "";
@@ -316,7 +316,7 @@ export class WebConfig {
     return this.#protection;
   }
 
-  /** Which of the files this process may not read, and why: "EACCES". From now on they hold what they held. */
+  /** Which of the files this process may not read, and why: "EACCES". Until it may, they hold what they held. */
   unreadable(): { file: string; code: string }[] {
     return this.files.flatMap((file) => {
       try {
@@ -346,9 +346,16 @@ export class WebConfig {
   }
 
   #read(file: string, what: string): string {
-    const text = this.#kept.has(file) ? (this.#texts.get(file) ?? "") : readFile(file, what);
-    this.#texts.set(file, text);
-    return text;
+    try {
+      const text = readFile(file, what);
+      this.#texts.set(file, text);
+      this.#kept.delete(file);
+      return text;
+    } catch (error) {
+      const text = this.#kept.has(file) ? this.#texts.get(file) : undefined;
+      if (text === undefined) throw error;
+      return text;
+    }
   }
 
   /** The settings of the file as it is, which names the files to look at from now on. */

@@ -6,7 +6,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 export default defineConfig({
   test: {
     projects: [
-      { root, test: { name: "unit", include: ["test/*.test.ts"] } },
+      { root, test: { name: "unit", include: ["test/*.test.ts"], testTimeout: 60_000 } },
       {
         root,
         test: {
