@@ -27,8 +27,8 @@ export function inheritedSockets(): Inherited[] {
 }
 
 /**
- * Says, by sd_notify(3), to whoever wants to know that the agent is ready and, where the unit has a WatchdogSec=, twice in that time
- * that it is alive.
+ * Says, by sd_notify(3), to whoever wants to know that the agent is ready and, where the
+ * unit has a WatchdogSec=, twice in that time that it is alive.
  *
  * @returns to be called when it stops
  */
