@@ -83,35 +83,53 @@ export function change(
   };
 }
 
-/** One count of a snapshot that says who or what, and how much it grew. */
-export interface Moved {
+/** One count of a snapshot that says who or what. */
+export interface Series {
   name: "exec" | "failed" | "watched";
   labels: Record<string, string>;
-  delta: bigint;
+  count: bigint;
+  /** To find it again by in another snapshot. */
+  key: string;
 }
 
-/** What grew since `previous`, or since the start: the most first. */
-export function moved(previous: Snapshot | undefined, now: Snapshot): Moved[] {
-  const before = new Map(previous && parts(previous).map(({ key, count }) => [key, count]));
-  return parts(now)
-    .map(({ key, count, ...rest }) => ({ ...rest, delta: count - (before.get(key) ?? 0n) }))
+/** What grew since `previous`, or since the start, and by how much: the most first. */
+export function moved(
+  previous: Snapshot | undefined,
+  now: Snapshot,
+): (Pick<Series, "name" | "labels"> & { delta: bigint })[] {
+  const before = new Map(previous && seriesOf(previous).map(({ key, count }) => [key, count]));
+  return seriesOf(now)
+    .map(({ name, labels, key, count }) => ({
+      ...{ name, labels },
+      delta: count - (before.get(key) ?? 0n),
+    }))
     .filter(({ delta }) => delta > 0n)
     .sort((a, b) => (a.delta < b.delta ? 1 : a.delta > b.delta ? -1 : 0));
 }
 
-/** Every count that says who or what, with a key to find it again by. */
-function parts({ by, execsBy, failures, watched }: Snapshot) {
-  const part = (name: Moved["name"], labels: Record<string, string>, count: bigint) => ({
+/** Every count that says who or what: rows of the breakdown, failures, watched names. */
+export function seriesOf({ by, execsBy, failures, watched }: Snapshot): Series[] {
+  const series = (name: Series["name"], labels: Record<string, string>, count: bigint) => ({
     ...{ name, labels, count },
     key: [name, ...Object.values(labels)].join("\0"),
   });
   return [
-    ...(by.length > 0 ? execsBy : []).map(({ labels, count }) => part("exec", labels, count)),
+    ...(by.length > 0 ? execsBy : []).map(({ labels, count }) => series("exec", labels, count)),
     ...Object.entries(failures ?? {}).flatMap(([syscall, counts]) =>
-      [...counts].map(([errno, count]) => part("failed", { syscall, errno }, count)),
+      [...counts].map(([errno, count]) => series("failed", { syscall, errno }, count)),
     ),
-    ...[...watched].map(([command, count]) => part("watched", { command }, count)),
+    ...[...watched].map(([command, count]) => series("watched", { command }, count)),
   ];
+}
+
+/** Attempts by either call, execs, and failures of either; undefined what is not counted. */
+export function totalsOf({ attempts, execs, failures }: Snapshot) {
+  const sum = (counts: Iterable<bigint>) => [...counts].reduce((total, count) => total + count, 0n);
+  return {
+    attempts: attempts && sum(Object.values(attempts)),
+    execs,
+    failures: failures && sum(Object.values(failures).flatMap((counts) => [...counts.values()])),
+  };
 }
 
 /** The snapshot as the JSON interface names it; bigints stay bigints. */

@@ -42,6 +42,7 @@ const ARROWS: Record<string, string[]> = {
   pins: ["errors", "keys"],
   reader: ["kernel", "errnos", "keys", "labels", "snapshot"],
   printer: ["json", "snapshot"],
+  rates: ["snapshot"],
   metrics: ["snapshot"],
   flags: ["errors", "keys", "labels", "web"],
   web: ["connections", "errors"],

@@ -1,0 +1,116 @@
+/** How fast counts grow: what a row does now and what all do over minutes, from snapshots. */
+import { type Series, type Snapshot, seriesOf, totalsOf } from "./snapshot.ts";
+
+/** Milliseconds between two snapshots that are told apart, a little less than the second that both views ask at. */
+const SOONEST = 900;
+/** How often, and how long, what the rates of a minute are made of is kept. */
+const STEP = 5_000;
+const MINUTE = 60_000;
+/** After a pause as long as this there is nothing that a rate of now could be made of. */
+const FORGET = 2 * MINUTE;
+
+/** A series and how fast it grows, in counts per second; undefined where nobody knows yet. */
+export interface Rated extends Series {
+  /** Since the snapshot before the last, usually a second ago. */
+  second: number | undefined;
+  /** Over the last minute, or for as long as there are snapshots. */
+  minute: number | undefined;
+  /** Since the counts run. */
+  start: number;
+}
+
+/** Every count at one moment, by the series' number. */
+interface Column {
+  clock: number;
+  counts: BigUint64Array;
+}
+
+/**
+ * The rates of every series of a meter. Takes a snapshot a second, or as many as come; keeps
+ * of each count 16 numbers of 8 bytes at most: for 65,536 rows, 8 MiB.
+ */
+export class Rates {
+  /** The series' numbers, by key: rows are never removed, watched names may be. */
+  readonly #numbers = new Map<string, number>();
+  /** The last and the one before. */
+  #now: Column | undefined;
+  #before: Column | undefined;
+  /** One each STEP, of which the first is as old as a minute. */
+  #steps: Column[] = [];
+  #latest: Snapshot | undefined;
+
+  add(snapshot: Snapshot): void {
+    this.#latest = snapshot;
+    const age = this.#now ? snapshot.clock - this.#now.clock : 0;
+    if (this.#now && age < SOONEST) return;
+    const series = seriesOf(snapshot);
+    if (age > FORGET || this.#numbers.size > 2 * series.length + 1000) this.#forget();
+    for (const { key } of series) {
+      if (!this.#numbers.has(key)) this.#numbers.set(key, this.#numbers.size);
+    }
+    const counts = new BigUint64Array(this.#numbers.size);
+    for (const { key, count } of series) counts[this.#numbers.get(key) as number] = count;
+
+    this.#before = this.#now;
+    this.#now = { clock: snapshot.clock, counts };
+    if (snapshot.clock - (this.#steps.at(-1)?.clock ?? -STEP) >= STEP) this.#steps.push(this.#now);
+    const enough = (column: Column | undefined) =>
+      column && column.clock <= snapshot.clock - MINUTE;
+    while (enough(this.#steps[1])) this.#steps.shift();
+  }
+
+  /** Every series of the last snapshot, in its order. */
+  get series(): Rated[] {
+    const snapshot = this.#latest;
+    if (!snapshot) return [];
+    const age = (snapshot.time.getTime() - snapshot.startTime.getTime()) / 1000;
+    return seriesOf(snapshot).map((series) => ({
+      ...series,
+      second: this.#since(this.#before, series.key),
+      minute: this.#since(this.#steps[0], series.key),
+      start: age > 0 ? Number(series.count) / age : 0,
+    }));
+  }
+
+  /** How many series are told apart. */
+  get width(): number {
+    return this.#numbers.size;
+  }
+
+  /** From a column to the last one. A row that was not there was 0; what falls, somebody has set back. */
+  #since(column: Column | undefined, key: string): number | undefined {
+    if (!column || !this.#now || column === this.#now) return undefined;
+    const number = this.#numbers.get(key) ?? Number.POSITIVE_INFINITY;
+    const delta = (this.#now.counts[number] ?? 0n) - (column.counts[number] ?? 0n);
+    return delta > 0n ? (Number(delta) * 1000) / (this.#now.clock - column.clock) : 0;
+  }
+
+  #forget(): void {
+    this.#numbers.clear();
+    this.#now = undefined;
+    this.#steps = [];
+  }
+}
+
+/** The totals at one moment; undefined what is not counted. */
+export interface Sample {
+  /** Monotonic time in milliseconds. */
+  clock: number;
+  attempts: bigint | undefined;
+  execs: bigint;
+  failures: bigint | undefined;
+}
+
+/** The totals of the last minutes: the last MOST snapshots that are a second apart or more. */
+export class History {
+  /** 10 minutes at one a second, 50 at one in five; in memory less than 100 KiB. */
+  static readonly MOST = 600;
+  readonly samples: Sample[] = [];
+
+  add(snapshot: Snapshot): void {
+    const last = this.samples.at(-1);
+    if (last && snapshot.clock - last.clock < SOONEST) return;
+    this.samples.push({ clock: snapshot.clock, ...totalsOf(snapshot) });
+    if (this.samples.length > History.MOST) this.samples.shift();
+  }
+}
