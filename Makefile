@@ -158,10 +158,12 @@ $(PREBUILDS) &: $(wildcard native/*) bpf/execve_counter.h deploy/prebuild.sh dep
 	$(Q)mkdir -p build
 	$(Q)deploy/prebuild.sh prebuilds >build/prebuild.log 2>&1 || { tail -n 30 build/prebuild.log; exit 1; }
 
-dist/cli.js: $(wildcard src/*.ts) tsconfig.json node_modules/.package-lock.json
+dist/cli.js: $(wildcard src/*.ts src/browser/*) tsconfig.json node_modules/.package-lock.json
 	$(note) TSC dist/
-	$(Q)rm -f dist/*.js
+	$(Q)rm -rf dist/*.js dist/browser
 	$(Q)node_modules/.bin/tsc -p .
+	$(Q)node_modules/.bin/tsc -p src/browser
+	$(Q)cp src/browser/page.html src/browser/page.css dist/browser
 	$(Q)chmod +x $@
 	$(Q)touch $@
 

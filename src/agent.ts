@@ -1,4 +1,5 @@
 /** The agent: ties the kernel to what shows the numbers, until told to stop. */
+import { hostname } from "node:os";
 import { isatty } from "node:tty";
 import { toJson } from "./json.ts";
 import { type Kernel, type KernelOptions, openKernel } from "./kernel.ts";
@@ -8,6 +9,7 @@ import { createLog, type Level, type Log } from "./log.ts";
 import { Lines } from "./output.ts";
 import { type Format, format, printable } from "./printer.ts";
 import { planRestriction } from "./privileges.ts";
+import { History } from "./rates.ts";
 import { read } from "./reader.ts";
 import { announce } from "./service.ts";
 import { type Snapshot, toPlain } from "./snapshot.ts";
@@ -36,6 +38,8 @@ export interface AgentOptions extends Omit<KernelOptions, "log"> {
 /** Paths that --web.telemetry-path cannot take, because they serve something else. */
 export const FIXED_PATHS: readonly string[] = [
   "/api/v1/counts",
+  "/api/v1/status",
+  "/api/v1/history",
   "/-/healthy",
   "/healthz",
   "/-/ready",
@@ -69,7 +73,7 @@ export async function run(
       ...(options.failures ? ["failures"] : []),
     ];
     const what = calls.length > 0 ? `${calls.join(", ")} and execs` : "execs";
-    log.info(`${VERSION} counts ${what}; map ${name}, id ${id}`);
+    log.info(`${VERSION} counts ${what} on this host; map ${name}, id ${id}`);
     warnOf(kernel, log);
     const source = new Source(kernel, log);
     if (options.web) {
@@ -87,6 +91,14 @@ export async function run(
       const what = kernel.adopted ? "adopted what is pinned in" : "pinned in";
       const since = kernel.startTime.toISOString();
       log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs`);
+    }
+
+    if (isatty(stdout)) {
+      log.info(
+        options.pin === undefined
+          ? "Ctrl-C stops it"
+          : "Ctrl-C ends the agent; execve-counter unpin ends the counting",
+      );
     }
 
     let previous: Snapshot | undefined;
@@ -177,6 +189,8 @@ export async function check(options: AgentOptions): Promise<string[]> {
 
 /** Reads for everybody, and remembers whether the last read worked. */
 class Source {
+  /** Of whatever was read, for whomever. */
+  readonly history = new History();
   readErrors = 0;
   /** Why the last read failed. */
   failure: string | undefined;
@@ -196,6 +210,7 @@ class Source {
     try {
       const snapshot = read(this.#kernel);
       this.failure = undefined;
+      this.history.add(snapshot);
       this.#noteFull(snapshot);
       this.#noteFallen(snapshot);
       return snapshot;
@@ -252,7 +267,8 @@ async function startWeb(
   // Loaded only now: counting does not wait for HTTP.
   const { HTML, JSON_TYPE, TEXT, serve } = await import("./web.ts");
   const { CONTENT_TYPES, observeProcess, render } = await import("./metrics.ts");
-  const { landingPage } = await import("./page.ts");
+  const { readPage } = await import("./page.ts");
+  const { past, statuses } = await import("./status.ts");
   const processMetrics = observeProcess();
 
   const withSnapshot = <Type extends string>(
@@ -267,18 +283,17 @@ async function startWeb(
         : { status: 503, type: TEXT, body: `cannot read the counters: ${source.failure}\n` };
     },
   });
-  const links = landingPage(VERSION, [
-    [options.telemetryPath, "for Prometheus"],
-    ["/api/v1/counts", "the counts as JSON"],
-    ["/-/healthy", "whether the agent answers"],
-    ["/-/ready", "whether it can read its counts"],
-  ]);
+  const json = (make: (snapshot: Snapshot) => object) =>
+    withSnapshot([JSON_TYPE], (snapshot) => `${toJson(make(snapshot))}\n`);
+  const { html, policy } = readPage(options.telemetryPath);
   const healthy: Page = { types: [TEXT], make: () => ({ body: "healthy\n" }) };
   const ready = withSnapshot([TEXT], () => "ready\n");
 
   const pages = new Map<string, Page>([
-    ["/", { types: [HTML], make: () => ({ body: links }) }],
-    ["/api/v1/counts", withSnapshot([JSON_TYPE], (snapshot) => `${toJson(toPlain(snapshot))}\n`)],
+    ["/", { types: [HTML], make: () => ({ body: html, policy }) }],
+    ["/api/v1/counts", json(toPlain)],
+    ["/api/v1/status", json(statuses(VERSION, hostname()))],
+    ["/api/v1/history", json((now) => past(source.history, now))],
     ["/-/healthy", healthy],
     ["/healthz", healthy],
     ["/-/ready", ready],
@@ -301,6 +316,7 @@ async function startWeb(
   };
   const protection = config && { protection: () => config.protection };
   const web = await serve(options.addresses, pages, onError, protection);
-  for (const origin of web.origins) log.info(`metrics at ${origin}${options.telemetryPath}`);
+  const page = options.telemetryPath === "/" ? () => "" : (at: string) => ` and a page at ${at}/`;
+  for (const at of web.origins) log.info(`metrics at ${at}${options.telemetryPath}${page(at)}`);
   return web;
 }

@@ -31,6 +31,8 @@ export interface Answer {
   status?: number;
   /** The type that was asked for, by default. */
   type?: string;
+  /** Its Content-Security-Policy; by default it may load and run nothing. */
+  policy?: string;
   body: string;
 }
 
@@ -65,6 +67,8 @@ export const HTML = "text/html; charset=utf-8";
 export const JSON_TYPE = "application/json; charset=utf-8";
 
 const METHODS = ["GET", "HEAD"];
+/** The policy of what is no page to look at. */
+const NOTHING = "default-src 'none'; frame-ancestors 'none'";
 /** What a client asks for in more letters than this is not looked at: it can take long to. */
 const LONGEST_PREFERENCE = 1024;
 /** Milliseconds that a page is waited with while more and more ask for it. */
@@ -75,6 +79,7 @@ const compress = promisify(gzip);
 interface Sheet {
   status: number;
   type: string;
+  policy: string;
   body: Buffer;
   gzip?: Promise<Buffer>;
 }
@@ -170,8 +175,8 @@ function toSheets({ types, make }: Page, onError: (error: unknown) => void): She
   );
 }
 
-function sheet({ status = 200, type = TEXT, body }: Answer): Sheet {
-  return { status, type, body: Buffer.from(body) };
+function sheet({ status = 200, type = TEXT, policy = NOTHING, body }: Answer): Sheet {
+  return { status, type, policy, body: Buffer.from(body) };
 }
 
 /**
@@ -247,7 +252,8 @@ async function answer(
     "content-length": body.length,
     vary: "accept, accept-encoding",
     "x-content-type-options": "nosniff",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": sheet.policy,
     ...protection.headers,
   });
   connections.answer(client, body.length);

@@ -30,7 +30,9 @@ const ARROWS: Record<string, string[]> = {
       "webconfig",
       "page",
       "privileges",
+      "rates",
       "service",
+      "status",
     ],
     ...["snapshot", "json", "keys", "labels", "log", "output", "version"],
   ],
@@ -43,6 +45,7 @@ const ARROWS: Record<string, string[]> = {
   reader: ["kernel", "errnos", "keys", "labels", "snapshot"],
   printer: ["json", "snapshot"],
   rates: ["snapshot"],
+  status: ["keys", "labels", "rates", "snapshot"],
   metrics: ["snapshot"],
   flags: ["errors", "keys", "labels", "web"],
   web: ["connections", "errors"],
@@ -76,7 +79,8 @@ const ONLY: Record<string, string> = {
   yaml: "webconfig",
 };
 
-const sources = readdirSync(new URL("../src", import.meta.url)).map((file) => {
+const files = readdirSync(new URL("../src", import.meta.url)).filter((file) => /\.ts$/.test(file));
+const sources = files.map((file) => {
   const text = readProjectFile(`src/${file}`);
   const imports = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map(([, name]) => name);
   return { name: file.replace(/\.ts$/, ""), text, imports: imports as string[] };
@@ -102,6 +106,13 @@ test("only the kernel loads the addon, and only the command line exits", () => {
     expect(text.includes(".node") && name !== "kernel").toBe(false);
     expect(/process\.(exit\b|exitCode)/.test(text) && name !== "cli").toBe(false);
   }
+});
+
+test("what runs in the browser takes no more than types from here", () => {
+  const lines = readProjectFile("src/browser/page.ts").match(/^import .*$/gm) ?? [];
+  for (const line of lines)
+    expect(line).toMatch(/^import type .* from "(uplot|\.\.\/status\.ts)";$/);
+  expect(lines).toHaveLength(2);
 });
 
 test("only session.cc knows libbpf, and only addon.cc knows Node-API", () => {

@@ -1,0 +1,435 @@
+/** The page's script: asks the meter for its numbers, and shows them. */
+import type UPlot from "uplot";
+import type { Past, Row, Status } from "../status.ts";
+
+declare const uPlot: typeof UPlot;
+
+/** As JSON brings it: what is no safe integer comes as a bigint where the browser can. */
+type Count = number | bigint;
+
+/** Milliseconds between two questions, and until one is given up. */
+const PERIOD = 1000;
+const PATIENCE = 10_000;
+/** Of the meter's time, what one page takes at most. */
+const SHARE = 0.01;
+/** Milliseconds that the chart goes back: at most, and at least. */
+const WINDOW = 600_000;
+const SHORTEST = 60_000;
+/** Rows of a table that are shown. */
+const MOST = 25;
+
+const SERIES = ["attempts", "execs", "failures"] as const;
+type Name = (typeof SERIES)[number];
+const NAMES = { attempts: "calls", execs: "programs started", failures: "failed calls" };
+
+interface Sample extends Record<Name, Count | null> {
+  time: number;
+  /** What it counts from: another one has other counts. */
+  start: string;
+}
+
+type Order = "second" | "minute" | "count";
+const ORDERS: Record<Order, string> = { second: "now /s", minute: "1 min /s", count: "total" };
+
+let samples: Sample[] = [];
+let last: Status<Count> | undefined;
+let order: Order = "minute";
+let paused = false;
+/** Since when the meter has not answered. */
+let lost: Date | undefined;
+let timer: ReturnType<typeof setTimeout> | undefined;
+let chart: UPlot | undefined;
+/** Rates by series, as the chart has them. */
+let points: [number[], ...(number | null)[][]] = [[]];
+
+function element<Type extends HTMLElement = HTMLElement>(id: string): Type {
+  return document.getElementById(id) as Type;
+}
+
+/** Sets a text, where it is another one: what is selected in it stays so. */
+function setText(node: Element, text: string): void {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function parse(text: string) {
+  return JSON.parse(text, (_, value, context?: { source?: string }) =>
+    typeof value === "number" && !Number.isSafeInteger(value) && /^\d+$/.test(context?.source ?? "")
+      ? BigInt(context?.source as string)
+      : value,
+  );
+}
+
+async function ask(path: string) {
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  const text = await response.text();
+  if (!response.ok) throw new Error(text.trim() || `status ${response.status}`);
+  return parse(text);
+}
+
+async function poll(): Promise<void> {
+  clearTimeout(timer);
+  if (paused || document.hidden) return;
+  let wait = PERIOD;
+  try {
+    // What was counted while nobody looked, or while it did not answer.
+    if (lost || !last) samples = await past();
+    const status: Status<Count> = await ask("api/v1/status");
+    wait = Math.max(PERIOD, (status.seconds * 1000) / SHARE);
+    const begun = last !== undefined && last.start_time !== status.start_time;
+    last = status;
+    lost = undefined;
+    take(status);
+    show(status);
+    setState("live", begun ? "live; the meter began anew" : "live");
+  } catch (error) {
+    lost ??= new Date();
+    const why = error instanceof TypeError ? "no connection" : (error as Error).message;
+    setState("lost", `no answer since ${clock(lost)} (${why}); trying again`);
+  }
+  if (!paused) timer = setTimeout(poll, wait);
+}
+
+async function past(): Promise<Sample[]> {
+  const { start_time, samples: found }: Past<Count> = await ask("api/v1/history");
+  const before = samples.filter(({ start }) => start !== start_time);
+  return [...before, ...found.map((sample) => ({ ...sample, start: start_time }))];
+}
+
+function take({ time, start_time, attempts, execs, failures }: Status<Count>): void {
+  const sum = attempts && BigInt(attempts.execve) + BigInt(attempts.execveat);
+  const now = Date.parse(time);
+  // A clock that was set back leaves nothing that could be drawn.
+  samples = samples.filter((sample) => sample.time > now - WINDOW && sample.time < now);
+  // Of a moment no rate can be made.
+  if (now - (samples.at(-1)?.time ?? 0) > PERIOD / 2) {
+    samples.push({ time: now, start: start_time, attempts: sum, execs, failures });
+  }
+  points = ratesOf(samples);
+}
+
+/** By series, per second: as high from one sample to the next; a gap where a meter ends. */
+function ratesOf(all: readonly Sample[]): typeof points {
+  const spans = all.slice(1).map((to, i) => [all[i] as Sample, to] as const);
+  const rate = (name: Name, [from, to]: (typeof spans)[number]) => {
+    const seconds = (to.time - from.time) / 1000;
+    if (from.start !== to.start || from[name] === null || to[name] === null) return null;
+    return Math.max(0, Number(BigInt(to[name]) - BigInt(from[name])) / seconds);
+  };
+  return [
+    spans.flatMap(([from, to]) => [from.time / 1000, to.time / 1000]),
+    ...SERIES.map((name) => spans.flatMap((span) => [rate(name, span), rate(name, span)])),
+  ];
+}
+
+function setState(state: "live" | "paused" | "lost", text: string): void {
+  element("state").dataset.state = state;
+  setText(element("state"), text);
+  element("main").dataset.stale = String(state !== "live");
+}
+
+function clock(date: Date): string {
+  return date.toLocaleTimeString([], { hour12: false });
+}
+
+function digits(count: Count | null): string {
+  return count === null ? "not counted" : count.toLocaleString("en");
+}
+
+function perSecond(rate: number | null | undefined): string {
+  if (rate === null || rate === undefined) return "–";
+  return rate.toLocaleString(
+    "en",
+    rate < 100 ? { maximumFractionDigits: 1 } : { maximumFractionDigits: 0 },
+  );
+}
+
+/** A name as it looks, whatever is in it. */
+function visible(name: string): string {
+  return name.replaceAll(
+    /[\p{C}\p{Zl}\p{Zp}\\]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
+}
+
+function show(status: Status<Count>): void {
+  element("main").hidden = false;
+  document.title = `${status.host}: execve-counter`;
+  setText(element("host"), `on ${status.host}`);
+  setText(element("version"), status.version);
+  const since = element<HTMLTimeElement>("since");
+  since.dateTime = status.start_time;
+  setText(since, new Date(status.start_time).toLocaleString());
+
+  setText(element("execve"), digits(status.attempts?.execve ?? null));
+  setText(element("execveat"), digits(status.attempts?.execveat ?? null));
+  setText(element("execs"), digits(status.execs));
+  setText(element("failures"), digits(status.failures));
+  showDoubts(status.doubts);
+
+  const shown = Math.min(status.all_rows, MOST);
+  setText(
+    element("who-note"),
+    status.by.length === 0
+      ? "Not told apart: start the meter with --by command,user,container."
+      : status.all_rows > shown
+        ? `By ${status.by.join(", ")}: ${shown} of ${digits(status.all_rows)}.`
+        : `By ${status.by.join(", ")}.`,
+  );
+  showRows(element("who"), status.by, status.rows);
+  setText(
+    element("watched-note"),
+    status.all_watched === 0
+      ? "Nothing is: execve-counter watch add NAME."
+      : status.all_watched > MOST
+        ? `${MOST} of ${digits(status.all_watched)}.`
+        : "",
+  );
+  showRows(element("watched"), status.all_watched > 0 ? ["command"] : [], status.watched);
+  setText(
+    element("failed-note"),
+    status.failures === null
+      ? "Not counted: start the meter with --failures."
+      : status.failed.length === 0
+        ? "None."
+        : "",
+  );
+  showRows(element("failed"), status.failed.length > 0 ? ["syscall", "errno"] : [], status.failed);
+
+  showTable(
+    element("programs"),
+    ["program", "attached to", "id"].map((title, i) => ({ title, number: i === 2 })),
+    status.programs.map(({ name, hook, id }) => [name, hook, String(id)]),
+  );
+  setText(
+    element("tables"),
+    status.tables
+      .map(
+        ({ name, entries, capacity }) =>
+          `${name}: ${digits(entries)} of ${digits(capacity)} entries`,
+      )
+      .join(" · "),
+  );
+  showLegend();
+  showChart(Date.parse(status.time) / 1000);
+}
+
+function showDoubts(doubts: readonly string[]): void {
+  const list = element("doubts");
+  const exact = doubts.length === 0;
+  list.dataset.exact = String(exact);
+  const texts = exact ? ["Exact: the kernel has skipped nothing."] : doubts;
+  if (texts.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;
+  list.replaceChildren(...texts.map((text) => make("li", text)));
+}
+
+function make(tag: string, text = ""): HTMLElement {
+  const node = document.createElement(tag);
+  node.textContent = text;
+  return node;
+}
+
+interface Column {
+  title: string;
+  number?: boolean;
+  sorts?: Order;
+}
+
+/** Series by their labels, in the order of choice. */
+function showRows(table: HTMLElement, labels: readonly string[], rows: Row<Count>[]): void {
+  const sorted = [...rows]
+    .sort(
+      (a, b) => Number(b[order] ?? 0) - Number(a[order] ?? 0) || Number(b.count) - Number(a.count),
+    )
+    .slice(0, MOST);
+  const columns = [
+    ...labels.map((title) => ({ title })),
+    ...(Object.keys(ORDERS) as Order[]).map((sorts) => ({
+      title: ORDERS[sorts],
+      number: true,
+      sorts,
+    })),
+  ];
+  showTable(
+    table,
+    labels.length > 0 ? columns : [],
+    sorted.map(({ labels: values, second, minute, count }) => [
+      ...labels.map((label) => values[label] ?? ""),
+      ...[perSecond(second), perSecond(minute), digits(count)],
+    ]),
+  );
+}
+
+/** Changes only what is another: a row that stays keeps its place, its focus and its selection. */
+function showTable(table: HTMLElement, columns: Column[], rows: string[][]): void {
+  const titles = columns.map(({ title }) => title).join("\n");
+  if (table.dataset.titles !== titles) {
+    table.dataset.titles = titles;
+    const head = make("thead");
+    head.append(make("tr"));
+    head.firstElementChild?.append(...columns.map(heading));
+    table.replaceChildren(...(columns.length > 0 ? [head, make("tbody")] : []));
+  }
+  for (const cell of table.querySelectorAll("th")) {
+    if (cell.dataset.sorts) cell.ariaSort = cell.dataset.sorts === order ? "descending" : "none";
+  }
+  const body = table.querySelector("tbody");
+  if (!body) return;
+  while (body.rows.length > rows.length) body.deleteRow(-1);
+  for (const [i, row] of rows.entries()) {
+    const line = body.rows[i] ?? body.insertRow();
+    for (const [j, text] of row.entries()) {
+      const cell = line.cells[j] ?? line.insertCell();
+      if (columns[j]?.number) cell.className = "number";
+      else showLabel(cell, text);
+      if (columns[j]?.number) setText(cell, text);
+    }
+  }
+}
+
+/** Containers as short as elsewhere; whole where the pointer is. */
+function showLabel(cell: HTMLElement, value: string): void {
+  const container = /^[0-9a-f]{64}$/.test(value);
+  cell.className = value === "" ? "none" : "";
+  cell.title = container ? value : "";
+  if (!cell.firstElementChild) cell.append(document.createElement("bdi"));
+  setText(
+    cell.firstElementChild as Element,
+    value === "" ? "none" : container ? value.slice(0, 12) : visible(value),
+  );
+}
+
+function heading({ title, number, sorts }: Column): HTMLElement {
+  const cell = make("th", sorts ? "" : title) as HTMLTableCellElement;
+  cell.scope = "col";
+  if (number) cell.className = "number";
+  if (sorts) {
+    cell.dataset.sorts = sorts;
+    const button = make("button", title) as HTMLButtonElement;
+    button.type = "button";
+    button.addEventListener("click", () => {
+      order = sorts;
+      if (last) show(last);
+    });
+    cell.append(button);
+  }
+  return cell;
+}
+
+/** What each line of the chart is, and how high: where the pointer is, or now. */
+function showLegend(at: number = points[0].length - 1): void {
+  const legend = element("legend");
+  const counted = SERIES.filter((name) => last?.[name] !== null);
+  if (legend.children.length !== counted.length + 1) {
+    legend.replaceChildren(
+      ...counted.map((name) => {
+        const item = make("li");
+        item.dataset.series = name;
+        return item;
+      }),
+      make("li"),
+    );
+  }
+  const values = counted.map((name) => {
+    const rates = points[SERIES.indexOf(name) + 1] as (number | null)[];
+    const known = rates.filter((rate) => rate !== null);
+    setText(
+      legend.querySelector(`[data-series=${name}]`) as Element,
+      `${NAMES[name]} ${perSecond(rates[at])}`,
+    );
+    return `${NAMES[name]} ${perSecond(rates.at(-1))} now, ${perSecond(Math.max(0, ...known))} at most`;
+  });
+  const time = points[0][at];
+  setText(
+    legend.lastElementChild as Element,
+    time === undefined ? "" : `at ${clock(new Date(time * 1000))}`,
+  );
+  element("chart").ariaLabel = `Per second: ${values.join("; ")}`;
+}
+
+function showChart(now: number): void {
+  chart ??= makeChart();
+  chart.setData(points as UPlot.AlignedData, false);
+  const age = Math.max(SHORTEST / 1000, now - (points[0][0] ?? now));
+  chart.setScale("x", { min: now - age, max: now });
+}
+
+function makeChart(): UPlot {
+  const place = element("chart");
+  // Of what is drawn on a canvas a style sheet knows nothing.
+  const style = (of: Element) => getComputedStyle(of);
+  const colour = (name: string) => {
+    const probe = make("span");
+    probe.style.color = `var(--${name})`;
+    place.append(probe);
+    const { color } = style(probe);
+    probe.remove();
+    return color;
+  };
+  const axis = {
+    stroke: colour("faint"),
+    grid: { stroke: colour("line"), width: 1 },
+    ticks: { stroke: colour("line"), width: 1 },
+  };
+  return new uPlot(
+    {
+      width: place.clientWidth,
+      height: place.clientHeight,
+      legend: { show: false },
+      cursor: { drag: { x: false, y: false }, points: { show: false } },
+      scales: { y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
+      axes: [
+        {
+          ...axis,
+          values: (_, times) => times.map((time) => clock(new Date(time * 1000))),
+          space: 90,
+        },
+        { ...axis, size: 64, values: (_, rates) => rates.map(short) },
+      ],
+      series: [
+        {},
+        ...SERIES.map((name) => ({
+          stroke: colour(name),
+          width: 2,
+          points: { show: false },
+        })),
+      ],
+      hooks: { setCursor: [({ cursor }) => showLegend(cursor.idx ?? undefined)] },
+    },
+    points as UPlot.AlignedData,
+    place,
+  );
+}
+
+/** 1500 as 1.5K. */
+function short(rate: number): string {
+  return rate.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
+}
+
+element("pause").addEventListener("click", ({ currentTarget }) => {
+  paused = !paused;
+  (currentTarget as HTMLElement).ariaPressed = String(paused);
+  if (paused) setState("paused", "paused");
+  // What was counted meanwhile is drawn too.
+  else resume();
+});
+
+function resume(): void {
+  last = undefined;
+  poll();
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) resume();
+});
+// What scrolls can be scrolled by keys.
+for (const region of document.querySelectorAll<HTMLElement>(".scroll")) region.tabIndex = 0;
+new ResizeObserver(() => {
+  const { clientWidth: width, clientHeight: height } = element("chart");
+  chart?.setSize({ width, height });
+}).observe(element("chart"));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  chart?.destroy();
+  chart = undefined;
+  if (last) show(last);
+});
+poll();

@@ -1,0 +1,123 @@
+/** What the page at / shows, as it asks for it: a snapshot with rates, cut to what a page holds. */
+import { EXECS_MAP } from "./keys.ts";
+import { OTHER } from "./labels.ts";
+import { type History, type Rated, Rates } from "./rates.ts";
+import { headline, type Snapshot, type TableFill, totalsOf } from "./snapshot.ts";
+
+/** How many series of a kind the page gets by each of its orders. */
+const MOST = 25;
+
+/** A series as JSON has it; a count that is no safe integer is digits all the same. */
+export interface Row<Count> {
+  labels: Record<string, string>;
+  count: Count;
+  /** Per second; null where nobody knows yet. */
+  second: number | null;
+  minute: number | null;
+}
+
+export interface Status<Count = bigint> {
+  version: string;
+  host: string;
+  time: string;
+  start_time: string;
+  execve_counter: Count;
+  attempts: { execve: Count; execveat: Count } | null;
+  execs: Count;
+  /** Of either call together; null where they are not counted. */
+  failures: Count | null;
+  /** What the numbers have against them; none where they are exact. */
+  doubts: string[];
+  by: readonly string[];
+  /** The rows that grow most and those with the most, in no order. */
+  rows: Row<Count>[];
+  /** How many there are. */
+  all_rows: number;
+  failed: Row<Count>[];
+  watched: Row<Count>[];
+  all_watched: number;
+  programs: { name: string; hook: string; id: number }[];
+  tables: readonly TableFill[];
+  /** Seconds of the meter's time that this took. */
+  seconds: number;
+}
+
+/** The totals of the last minutes, the oldest first. */
+export interface Past<Count = bigint> {
+  start_time: string;
+  /** `time`: ms since 1970, by a clock that is not set. */
+  samples: { time: number; attempts: Count | null; execs: Count; failures: Count | null }[];
+}
+
+/** What makes a Status of each snapshot, one after another; keeps what rates are made of. */
+export function statuses(version: string, host: string): (snapshot: Snapshot) => Status {
+  const rates = new Rates();
+  return (snapshot) => {
+    const begin = performance.now();
+    rates.add(snapshot);
+    const { series } = rates;
+    const named = (name: Rated["name"]) => series.filter((each) => each.name === name);
+    const [rows, failed, watched] = [named("exec"), named("failed"), named("watched")];
+    const { time, startTime, attempts, execs, by, programs, tables } = snapshot;
+    return {
+      ...{ version, host, time: time.toISOString(), start_time: startTime.toISOString() },
+      execve_counter: headline(snapshot),
+      attempts: attempts ?? null,
+      execs,
+      failures: totalsOf(snapshot).failures ?? null,
+      doubts: doubts(snapshot),
+      by,
+      rows: most(rows),
+      all_rows: rows.length,
+      failed: most(failed.filter(({ count }) => count > 0n)),
+      watched: most(watched),
+      all_watched: watched.length,
+      programs: programs.map(({ name, hook, id }) => ({ name, hook, id })),
+      tables,
+      seconds: snapshot.readDuration + (performance.now() - begin) / 1000,
+    };
+  };
+}
+
+export function past(history: History, now: Snapshot): Past {
+  return {
+    start_time: now.startTime.toISOString(),
+    samples: history.samples.map(({ clock, attempts, execs, failures }) => ({
+      time: now.time.getTime() - Math.round(now.clock - clock),
+      attempts: attempts ?? null,
+      execs,
+      failures: failures ?? null,
+    })),
+  };
+}
+
+/** The first MOST by each of the page's orders. */
+function most(series: readonly Rated[]): Row<bigint>[] {
+  const orders: ((each: Rated) => number)[] = [
+    ({ second }) => second ?? 0,
+    ({ minute }) => minute ?? 0,
+    ({ start }) => start,
+  ];
+  const chosen = new Set(
+    series.length <= MOST
+      ? series
+      : orders.flatMap((order) => [...series].sort((a, b) => order(b) - order(a)).slice(0, MOST)),
+  );
+  return [...chosen].map(({ labels, count, second, minute }) => ({
+    ...{ labels, count, second: second ?? null, minute: minute ?? null },
+  }));
+}
+
+/** In sentences. */
+export function doubts({ missed, by, tables }: Snapshot): string[] {
+  const table = tables.find(({ name }) => name === EXECS_MAP);
+  const full = by.length > 0 && table && table.entries >= table.capacity;
+  return [
+    ...(missed === undefined
+      ? ["This kernel does not say how many runs it skips: attempts may be counted short."]
+      : missed > 0n
+        ? [`The kernel skipped ${missed} runs: attempts are short by as many.`]
+        : []),
+    ...(full ? [`The table is full: what has no row of its own counts as ${OTHER}.`] : []),
+  ];
+}

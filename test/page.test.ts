@@ -1,0 +1,108 @@
+import { createHash } from "node:crypto";
+import { expect, test } from "vitest";
+import { toJson } from "../src/json.ts";
+import { History } from "../src/rates.ts";
+import { doubts, past, statuses } from "../src/status.ts";
+import { projectPath } from "./support/files.ts";
+import { snapshot } from "./support/snapshot.ts";
+
+// As it is built: what it puts together lies beside it.
+const { readPage } = (await import(projectPath("dist/page.js"))) as typeof import("../src/page.ts");
+
+const sha256 = (text: string) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
+
+test("the page may run and look like what is in it, and nothing else", () => {
+  const { html, policy } = readPage("/metrics");
+  const directives = new Map(
+    policy.split("; ").map((directive) => {
+      const [name = "", ...sources] = directive.split(" ");
+      return [name, sources];
+    }),
+  );
+  const inside = (tag: string) =>
+    [...html.matchAll(new RegExp(`<${tag}[^>]*>(.*?)</${tag}>`, "gs"))].map(([, text]) =>
+      sha256(text as string),
+    );
+  expect(inside("script")).toHaveLength(2);
+  expect(directives.get("script-src")).toEqual(inside("script"));
+  expect(inside("style")).toHaveLength(2);
+  expect(directives.get("style-src")).toEqual(inside("style"));
+  expect(directives.get("default-src")).toEqual(["'none'"]);
+  expect(directives.get("connect-src")).toEqual(["'self'"]);
+});
+
+test("the page is one document under 100 kB that names no other host", () => {
+  const { html } = readPage("/metrics");
+  expect(Buffer.byteLength(html)).toBeLessThan(100_000);
+  const hosts = [...html.matchAll(/\bhttps?:\/\/[\w.-]+/g)].map(([url]) => url);
+  // A comment of the chart's, and the name of a language.
+  expect(new Set(hosts)).toEqual(new Set(["https://github.com", "http://www.w3.org"]));
+  expect(html).not.toMatch(/\ssrc=|\{\{/);
+});
+
+test("the page links to wherever the metrics are", () => {
+  expect(readPage("/a/b").html).toContain('<a href="a/b">a/b</a>');
+});
+
+const rows = (count: number) =>
+  Array.from({ length: count }, (_, i) => ({
+    labels: { command: `c${i}` },
+    count: BigInt(i),
+  }));
+
+test("of a table of any size the page gets the rows that grow most and those with the most", () => {
+  const status = statuses("1.2.3", "host");
+  const many = { by: ["command"] as const, execsBy: rows(65_536) };
+  status(snapshot(many));
+  const grown = many.execsBy.map((row, i) => (i === 7 ? { ...row, count: 1000n } : row));
+  const { rows: got, all_rows } = status(snapshot({ ...many, execsBy: grown, clock: 1000 }));
+  expect(all_rows).toBe(65_536);
+  expect(got.length).toBeLessThanOrEqual(75);
+  expect(got.find(({ labels }) => labels.command === "c7")).toMatchObject({
+    ...{ count: 1000n, second: 993, minute: 993 },
+  });
+  expect(got.map(({ labels }) => labels.command)).toContain("c65535");
+  expect(toJson(got).length).toBeLessThan(10_000);
+});
+
+test("a status says what is counted, and null for what is not", () => {
+  const status = statuses("1.2.3", "host");
+  const { seconds, ...rest } = status(snapshot());
+  expect(seconds).toBeGreaterThan(0.000025);
+  expect(rest).toMatchObject({
+    ...{ version: "1.2.3", host: "host", time: "2026-11-23T04:50:00.000Z" },
+    ...{ execve_counter: 23n, attempts: { execve: 23n, execveat: 2n }, execs: 21n, failures: 4n },
+    ...{ doubts: [], by: ["command", "user", "container"], all_rows: 3, all_watched: 1 },
+  });
+  expect(rest.failed.map(({ labels, count }) => [labels.errno, count])).toEqual([
+    ["ENOENT", 3n],
+    ["ENOENT", 1n],
+  ]);
+  const none = { attempts: undefined, failures: undefined, by: [], watched: new Map() };
+  expect(status(snapshot(none))).toMatchObject({
+    ...{ attempts: null, failures: null, rows: [], failed: [], watched: [], all_rows: 0 },
+  });
+});
+
+test.each([
+  [{}, []],
+  [{ missed: 7n }, [/skipped 7 runs/]],
+  [{ missed: undefined }, [/does not say how many/]],
+  [{ tables: [{ name: "execs", entries: 16, capacity: 16 }] }, [/table is full/]],
+  // Without labels it has two rows, and is always full.
+  [{ by: [], tables: [{ name: "execs", entries: 2, capacity: 2 }] }, []],
+])("what %o has against it is said", (changes, expected) => {
+  expect(doubts(snapshot(changes))).toEqual(expected.map((word) => expect.stringMatching(word)));
+});
+
+test("the history is told by a clock that nobody sets", () => {
+  const history = new History();
+  history.add(snapshot({ clock: 1000, attempts: undefined }));
+  history.add(snapshot({ clock: 3000, failures: undefined }));
+  // The clock on the wall has been set back by an hour meanwhile.
+  const now = snapshot({ clock: 4000, time: new Date("2026-11-23T03:50:01Z") });
+  expect(past(history, now).samples).toEqual([
+    { time: Date.parse("2026-11-23T03:49:58Z"), attempts: null, execs: 21n, failures: 4n },
+    { time: Date.parse("2026-11-23T03:50:00Z"), attempts: 25n, execs: 21n, failures: null },
+  ]);
+});
