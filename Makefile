@@ -30,7 +30,7 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 		gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross)) \
 	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
-	$(if $(filter bench,$(MAKECMDGOALS)),bpftrace libbpf-tools) \
+	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools) \
 	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
 
 # Where node-gyp finds Node's headers: beside the node that runs, where they

@@ -22,12 +22,13 @@ export interface Rated extends Series {
 /** Every count at one moment, by the series' number. */
 interface Column {
   clock: number;
-  counts: BigUint64Array;
+  counts: Float64Array;
 }
 
 /**
  * The rates of every series of a meter. Takes a snapshot a second, or as many as come; keeps
- * of each count 16 numbers of 8 bytes at most: for 65,536 rows, 8 MiB.
+ * the last one, and of each count 16 numbers of 8 bytes at most: for 65,536 rows, 8 MiB, and
+ * 20 for their names.
  */
 export class Rates {
   /** The series' numbers, by key: rows are never removed, watched names may be. */
@@ -37,22 +38,29 @@ export class Rates {
   #before: Column | undefined;
   /** One each STEP, of which the first is as old as a minute. */
   #steps: Column[] = [];
-  #latest: Snapshot | undefined;
+  /** Of the last snapshot, and how old its counts are in seconds. */
+  #latest: Series[] = [];
+  #age = 0;
 
   add(snapshot: Snapshot): void {
-    this.#latest = snapshot;
+    this.#latest = seriesOf(snapshot);
+    this.#age = (snapshot.time.getTime() - snapshot.startTime.getTime()) / 1000;
     const age = this.#now ? snapshot.clock - this.#now.clock : 0;
     if (this.#now && age < SOONEST) return;
-    const series = seriesOf(snapshot);
-    if (age > FORGET || this.#numbers.size > 2 * series.length + 1000) this.#forget();
-    for (const { key } of series) {
-      if (!this.#numbers.has(key)) this.#numbers.set(key, this.#numbers.size);
-    }
-    const counts = new BigUint64Array(this.#numbers.size);
-    for (const { key, count } of series) counts[this.#numbers.get(key) as number] = count;
+    if (age > FORGET || this.#numbers.size > 2 * this.#latest.length + 1000) this.#forget();
 
+    const numbers = this.#numbers;
+    const counts = new Float64Array(numbers.size + this.#latest.length);
+    for (const { key, count } of this.#latest) {
+      let number = numbers.get(key);
+      if (number === undefined) {
+        number = numbers.size;
+        numbers.set(key, number);
+      }
+      counts[number] = Number(count);
+    }
     this.#before = this.#now;
-    this.#now = { clock: snapshot.clock, counts };
+    this.#now = { clock: snapshot.clock, counts: counts.slice(0, numbers.size) };
     if (snapshot.clock - (this.#steps.at(-1)?.clock ?? -STEP) >= STEP) this.#steps.push(this.#now);
     const enough = (column: Column | undefined) =>
       column && column.clock <= snapshot.clock - MINUTE;
@@ -61,15 +69,13 @@ export class Rates {
 
   /** Every series of the last snapshot, in its order. */
   get series(): Rated[] {
-    const snapshot = this.#latest;
-    if (!snapshot) return [];
-    const age = (snapshot.time.getTime() - snapshot.startTime.getTime()) / 1000;
-    return seriesOf(snapshot).map((series) => ({
-      ...series,
-      second: this.#since(this.#before, series.key),
-      minute: this.#since(this.#steps[0], series.key),
-      start: age > 0 ? Number(series.count) / age : 0,
-    }));
+    return this.#latest.map(({ name, labels, count, key }) => {
+      const number = this.#numbers.get(key) ?? Number.POSITIVE_INFINITY;
+      const second = this.#since(this.#before, number);
+      const minute = this.#since(this.#steps[0], number);
+      const start = this.#age > 0 ? Number(count) / this.#age : 0;
+      return { name, labels, count, key, second, minute, start };
+    });
   }
 
   /** How many series are told apart. */
@@ -78,11 +84,10 @@ export class Rates {
   }
 
   /** From a column to the last one. A row that was not there was 0; what falls, somebody has set back. */
-  #since(column: Column | undefined, key: string): number | undefined {
+  #since(column: Column | undefined, number: number): number | undefined {
     if (!column || !this.#now || column === this.#now) return undefined;
-    const number = this.#numbers.get(key) ?? Number.POSITIVE_INFINITY;
-    const delta = (this.#now.counts[number] ?? 0n) - (column.counts[number] ?? 0n);
-    return delta > 0n ? (Number(delta) * 1000) / (this.#now.clock - column.clock) : 0;
+    const delta = (this.#now.counts[number] ?? 0) - (column.counts[number] ?? 0);
+    return delta > 0 ? (delta * 1000) / (this.#now.clock - column.clock) : 0;
   }
 
   #forget(): void {
@@ -103,7 +108,7 @@ export interface Sample {
 
 /** The totals of the last minutes: the last MOST snapshots that are a second apart or more. */
 export class History {
-  /** 10 minutes at one a second, 50 at one in five; in memory less than 100 KiB. */
+  /** 10 minutes at one a second, 50 at one in five; in memory less than 300 KiB. */
   static readonly MOST = 600;
   readonly samples: Sample[] = [];
 

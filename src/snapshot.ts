@@ -93,33 +93,40 @@ export interface Series {
 }
 
 /** What grew since `previous`, or since the start, and by how much: the most first. */
-export function moved(
-  previous: Snapshot | undefined,
-  now: Snapshot,
-): (Pick<Series, "name" | "labels"> & { delta: bigint })[] {
-  const before = new Map(previous && seriesOf(previous).map(({ key, count }) => [key, count]));
-  return seriesOf(now)
-    .map(({ name, labels, key, count }) => ({
-      ...{ name, labels },
-      delta: count - (before.get(key) ?? 0n),
-    }))
-    .filter(({ delta }) => delta > 0n)
-    .sort((a, b) => (a.delta < b.delta ? 1 : a.delta > b.delta ? -1 : 0));
+export function moved(previous: Snapshot | undefined, now: Snapshot): Moved[] {
+  const before = new Map<string, bigint>();
+  for (const { key, count } of previous ? seriesOf(previous) : []) before.set(key, count);
+  const grown: Moved[] = [];
+  for (const { name, labels, key, count } of seriesOf(now)) {
+    const delta = count - (before.get(key) ?? 0n);
+    if (delta > 0n) grown.push({ name, labels, delta });
+  }
+  return grown.sort((a, b) => (a.delta < b.delta ? 1 : a.delta > b.delta ? -1 : 0));
 }
 
-/** Every count that says who or what: rows of the breakdown, failures, watched names. */
+interface Moved {
+  name: Series["name"];
+  labels: Record<string, string>;
+  delta: bigint;
+}
+
+/**
+ * Every count that says who or what: rows of the breakdown, failures, watched names. Of as many
+ * as there can be it takes a while: written so that it is a short one.
+ */
 export function seriesOf({ by, execsBy, failures, watched }: Snapshot): Series[] {
-  const series = (name: Series["name"], labels: Record<string, string>, count: bigint) => ({
-    ...{ name, labels, count },
-    key: [name, ...Object.values(labels)].join("\0"),
-  });
-  return [
-    ...(by.length > 0 ? execsBy : []).map(({ labels, count }) => series("exec", labels, count)),
-    ...Object.entries(failures ?? {}).flatMap(([syscall, counts]) =>
-      [...counts].map(([errno, count]) => series("failed", { syscall, errno }, count)),
-    ),
-    ...[...watched].map(([command, count]) => series("watched", { command }, count)),
-  ];
+  const all: Series[] = [];
+  const add = (name: Series["name"], labels: Record<string, string>, count: bigint) => {
+    const values = Object.values(labels);
+    values.push(name);
+    all.push({ name, labels, count, key: values.join("\0") });
+  };
+  if (by.length > 0) for (const { labels, count } of execsBy) add("exec", labels, count);
+  for (const [syscall, counts] of Object.entries(failures ?? {})) {
+    for (const [errno, count] of counts) add("failed", { syscall, errno }, count);
+  }
+  for (const [command, count] of watched) add("watched", { command }, count);
+  return all;
 }
 
 /** Attempts by either call, execs, and failures of either; undefined what is not counted. */

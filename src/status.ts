@@ -93,19 +93,22 @@ export function past(history: History, now: Snapshot): Past {
 
 /** The first MOST by each of the page's orders. */
 function most(series: readonly Rated[]): Row<bigint>[] {
-  const orders: ((each: Rated) => number)[] = [
-    ({ second }) => second ?? 0,
-    ({ minute }) => minute ?? 0,
-    ({ start }) => start,
-  ];
-  const chosen = new Set(
-    series.length <= MOST
-      ? series
-      : orders.flatMap((order) => [...series].sort((a, b) => order(b) - order(a)).slice(0, MOST)),
-  );
+  const chosen = new Set([
+    ...first(series, ({ second }) => second ?? 0),
+    ...first(series, ({ minute }) => minute ?? 0),
+    ...first(series, ({ start }) => start),
+  ]);
   return [...chosen].map(({ labels, count, second, minute }) => ({
     ...{ labels, count, second: second ?? null, minute: minute ?? null },
   }));
+}
+
+/** The MOST series with the highest figures; numbers alone are sorted far faster than series. */
+function first(series: readonly Rated[], figure: (each: Rated) => number): Rated[] {
+  const least = Float64Array.from(series, figure).sort().at(-MOST) ?? 0;
+  const above = series.filter((each) => figure(each) > least);
+  const same = series.filter((each) => figure(each) === least);
+  return [...above, ...same.slice(0, MOST - above.length)];
 }
 
 /** In sentences. */

@@ -83,13 +83,6 @@ test("after a long pause there is no rate of now", () => {
   expect(rate(rates, "sh")?.slice(0, 2)).toEqual([10, 10]);
 });
 
-test("counts of 64 bits are told apart to the last digit", () => {
-  const rates = new Rates();
-  rates.add(at(1, { sh: 2n ** 64n - 9n }));
-  rates.add(at(2, { sh: 2n ** 64n - 1n }));
-  expect(rate(rates, "sh")?.[0]).toBe(8);
-});
-
 test("failures and watched names have rates too, each its own", () => {
   const rates = new Rates();
   const counts = (n: bigint): Partial<Snapshot> => ({

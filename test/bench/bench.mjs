@@ -6,6 +6,7 @@ import { copyFileSync, linkSync, mkdtempSync, readFileSync, rmSync, writeFileSyn
 import { createRequire } from "node:module";
 import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
+import { openBrowser } from "../support/browser.mjs";
 
 const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.meta.url));
 const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
@@ -337,34 +338,86 @@ async function readTime() {
   print("ms per scrape", spread(scrapes, 2));
 }
 
-/** A table of 10,000 rows, made by as many programs of different names. */
-async function readRows() {
+/** Runs that many programs of different names. */
+function startNames(count) {
   const directory = mkdtempSync(`${tmpdir()}/execve-counter-`);
-  const names = Array.from({ length: 10_000 }, (_, i) => `${directory}/command${i}`);
-  for (const name of names) linkOrCopy(path("build/test/tiny"), name);
-  const flags = ["--by", "command,user,container", "--max-series", "65536"];
+  const names = Array.from({ length: count }, (_, i) => `${directory}/command${i}`);
+  try {
+    for (const name of names) linkOrCopy(path("build/test/tiny"), name);
+    for (let i = 0; i < count; i += 1000) storm("spawn", 1, 1, ...names.slice(i, i + 1000));
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+const WHO = ["--by", "command,user,container"];
+
+/** A table of 10,000 rows. */
+async function readRows() {
   const kernel = openKernel({
     ...{ attempts: "off", failures: false, watch: [], log: () => {} },
     ...{ by: ["command", "user", "container"], maxSeries: 65_536 },
   });
   try {
-    await serving(async (_, url) => {
-      for (let i = 0; i < names.length; i += 1000)
-        storm("spawn", 1, 1, ...names.slice(i, i + 1000));
-      const reads = microseconds(50, () => read(kernel)).map((time) => time / 1000);
-      print("ms per read of 10,000 rows into a snapshot", spread(reads, 1), "at most 10");
-      const scrapes = [];
-      for (let i = 0; i < 50; i++) {
-        const start = performance.now();
-        const text = await (await fetch(url)).text();
-        scrapes.push(performance.now() - start);
-        if (text.match(/^execve_counter_execs_total/gm).length < 10_000) throw new Error("too few");
-      }
-      print("ms per scrape of 10,000 rows", spread(scrapes, 0), "at most 100");
-    }, flags);
+    await serving(
+      async (_, url) => {
+        startNames(10_000);
+        const reads = microseconds(50, () => read(kernel)).map((time) => time / 1000);
+        print("ms per read of 10,000 rows into a snapshot", spread(reads, 1), "at most 10");
+        const scrapes = [];
+        for (let i = 0; i < 50; i++) {
+          const start = performance.now();
+          const text = await (await fetch(url)).text();
+          scrapes.push(performance.now() - start);
+          const rows = text.match(/^execve_counter_execs_total/gm).length;
+          if (rows < 10_000) throw new Error("too few");
+        }
+        print("ms per scrape of 10,000 rows", spread(scrapes, 0), "at most 100");
+      },
+      [...WHO, "--max-series", "65536"],
+    );
   } finally {
     kernel.close();
-    rmSync(directory, { recursive: true });
+  }
+}
+
+/** Seconds of processor time that a process has had. */
+function processorTime(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / 100; // USER_HZ
+}
+
+/** Hundredths of a processor that a process takes over some seconds. */
+async function share(pid, seconds) {
+  const [time, had] = [performance.now(), processorTime(pid)];
+  await sleep(seconds * 1000);
+  return ((processorTime(pid) - had) * 100_000) / (performance.now() - time);
+}
+
+async function pageCost() {
+  for (const [rows, flags] of [
+    [1000, []],
+    [10_000, ["--max-series", "65536"]],
+  ]) {
+    await serving(
+      async (pid, url) => {
+        startNames(rows);
+        const without = await share(pid, 20);
+        const browser = await openBrowser();
+        try {
+          const page = await browser.newPage();
+          await page.goto(new URL("/", url).href);
+          await page.waitForSelector("[data-state=live]");
+          const shares = [];
+          for (let i = 0; i < 3; i++) shares.push(await share(pid, 20));
+          print(`% of a processor for no page, ${rows} rows`, without.toFixed(2));
+          print("  and for one", spread(shares, 2), "at most 1 more");
+        } finally {
+          await browser.close();
+        }
+      },
+      [...WHO, ...flags],
+    );
   }
 }
 
@@ -399,4 +452,5 @@ await stormRate();
 await startTime();
 await memory();
 await readTime();
+await pageCost();
 callsPerRead();

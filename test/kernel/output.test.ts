@@ -221,3 +221,32 @@ test.each([["--check"], ["doctor"], ["watch", "list"]])(
     }
   },
 );
+
+test("in a terminal it says in three lines what it counts, where to look, and how to stop it", async () => {
+  const agent = ["--web.listen-address", "127.0.0.1:0", "--interval", "100ms"];
+  const command = [process.execPath, CLI, ...agent].join(" ");
+  const child = spawn("script", ["--quiet", "--return", "--command", command, "/dev/null"]);
+  let screen = "";
+  child.stdout.on("data", (data) => {
+    screen += data;
+  });
+  await until("a few lines", () => screen.split("\n").length > 6);
+  child.stdin.write("\x03");
+  const [code] = await once(child, "exit");
+  expect(code).toBe(0);
+  const [what, where, how, first] = screen.split("\r\n");
+  expect(what).toMatch(/^execve-counter: \S+ counts attempts and execs on this host; map /);
+  expect(where).toMatch(
+    /^execve-counter: metrics at (http:\/\/127\.0\.0\.1:\d+)\/metrics and a page at \1\/$/,
+  );
+  expect(how).toBe("execve-counter: Ctrl-C stops it");
+  expect(first).toMatch(/^\S+Z execve_counter: \d+ \(/);
+});
+
+test("piped, stdout is data only, and nobody is told of keys", async () => {
+  const meter = await Meter.start(FAST);
+  await until("lines", () => meter.lines.length >= 2);
+  await meter.stop();
+  for (const line of meter.lines) expect(line).toMatch(/^\S+Z execve_counter: \d+ \(.*\)$/);
+  expect(meter.stderr).not.toContain("Ctrl-C");
+});

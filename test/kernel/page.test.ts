@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { openBrowser } from "../support/browser.ts";
+import { openBrowser } from "../support/browser.mjs";
 import { readProjectFile } from "../support/files.ts";
 import { BPFTOOL, hexKey, Meter, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
 
