@@ -194,6 +194,8 @@ class Source {
   readErrors = 0;
   /** Why the last read failed. */
   failure: string | undefined;
+  /** What fell last, of all that only grows. */
+  fallen: string | undefined;
   /** Whether there was a word that the table of execs is full. */
   #full = false;
   /** What the last read found. */
@@ -228,7 +230,8 @@ class Source {
     for (const [name, count] of Object.entries(totals)) {
       const last = this.#totals[name] ?? 0n;
       if (count >= last) continue;
-      this.#log.warn(`${name} fell from ${last} to ${count}: somebody else edits the maps`);
+      this.fallen = `${name} fell from ${last} to ${count}: somebody else edits the maps`;
+      this.#log.warn(this.fallen);
     }
     this.#totals = totals;
   }
@@ -292,7 +295,7 @@ async function startWeb(
   const pages = new Map<string, Page>([
     ["/", { types: [HTML], make: () => ({ body: html, policy }) }],
     ["/api/v1/counts", json(toPlain)],
-    ["/api/v1/status", json(statuses(VERSION, hostname()))],
+    ["/api/v1/status", json(statuses(VERSION, hostname(), () => source.fallen))],
     ["/api/v1/history", json((now) => past(source.history, now))],
     ["/-/healthy", healthy],
     ["/healthz", healthy],

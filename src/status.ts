@@ -49,8 +49,16 @@ export interface Past<Count = bigint> {
   samples: { time: number; attempts: Count | null; execs: Count; failures: Count | null }[];
 }
 
-/** What makes a Status of each snapshot, one after another; keeps what rates are made of. */
-export function statuses(version: string, host: string): (snapshot: Snapshot) => Status {
+/**
+ * What makes a Status of each snapshot, one after another; keeps what rates are made of.
+ *
+ * @param fallen says what somebody else has set back
+ */
+export function statuses(
+  version: string,
+  host: string,
+  fallen: () => string | undefined,
+): (snapshot: Snapshot) => Status {
   const rates = new Rates();
   return (snapshot) => {
     const begin = performance.now();
@@ -65,7 +73,7 @@ export function statuses(version: string, host: string): (snapshot: Snapshot) =>
       attempts: attempts ?? null,
       execs,
       failures: totalsOf(snapshot).failures ?? null,
-      doubts: doubts(snapshot),
+      doubts: [fallen() ?? [], doubts(snapshot)].flat(),
       by,
       rows: most(rows),
       all_rows: rows.length,

@@ -51,7 +51,7 @@ const rows = (count: number) =>
   }));
 
 test("of a table of any size the page gets the rows that grow most and those with the most", () => {
-  const status = statuses("1.2.3", "host");
+  const status = statuses("1.2.3", "host", () => undefined);
   const many = { by: ["command"] as const, execsBy: rows(65_536) };
   status(snapshot(many));
   const grown = many.execsBy.map((row, i) => (i === 7 ? { ...row, count: 1000n } : row));
@@ -66,7 +66,7 @@ test("of a table of any size the page gets the rows that grow most and those wit
 });
 
 test("a status says what is counted, and null for what is not", () => {
-  const status = statuses("1.2.3", "host");
+  const status = statuses("1.2.3", "host", () => undefined);
   const { seconds, ...rest } = status(snapshot());
   expect(seconds).toBeGreaterThan(0.000025);
   expect(rest).toMatchObject({

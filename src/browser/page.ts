@@ -35,9 +35,13 @@ let samples: Sample[] = [];
 let last: Status<Count> | undefined;
 let order: Order = "minute";
 let paused = false;
+/** Whether something may have been counted that was not asked for. */
+let behind = true;
 /** Since when the meter has not answered. */
 let lost: Date | undefined;
 let timer: ReturnType<typeof setTimeout> | undefined;
+/** The number of the latest question: an answer to an older one comes too late. */
+let turn = 0;
 let chart: UPlot | undefined;
 /** Rates by series, as the chart has them. */
 let points: [number[], ...(number | null)[][]] = [[]];
@@ -66,27 +70,36 @@ async function ask(path: string) {
   return parse(text);
 }
 
+/** Asks now, and from then on again and again, unless nobody looks. */
 async function poll(): Promise<void> {
   clearTimeout(timer);
-  if (paused || document.hidden) return;
+  const mine = ++turn;
+  if (paused || document.hidden) {
+    behind = true;
+    return;
+  }
   let wait = PERIOD;
   try {
-    // What was counted while nobody looked, or while it did not answer.
-    if (lost || !last) samples = await past();
+    const before = behind ? await past() : samples;
     const status: Status<Count> = await ask("api/v1/status");
+    if (mine !== turn) return;
     wait = Math.max(PERIOD, (status.seconds * 1000) / SHARE);
     const begun = last !== undefined && last.start_time !== status.start_time;
+    samples = before;
     last = status;
+    behind = false;
     lost = undefined;
     take(status);
     show(status);
     setState("live", begun ? "live; the meter began anew" : "live");
   } catch (error) {
+    if (mine !== turn) return;
+    behind = true;
     lost ??= new Date();
     const why = error instanceof TypeError ? "no connection" : (error as Error).message;
     setState("lost", `no answer since ${clock(lost)} (${why}); trying again`);
   }
-  if (!paused) timer = setTimeout(poll, wait);
+  timer = setTimeout(poll, wait);
 }
 
 async function past(): Promise<Sample[]> {
@@ -409,18 +422,9 @@ element("pause").addEventListener("click", ({ currentTarget }) => {
   paused = !paused;
   (currentTarget as HTMLElement).ariaPressed = String(paused);
   if (paused) setState("paused", "paused");
-  // What was counted meanwhile is drawn too.
-  else resume();
-});
-
-function resume(): void {
-  last = undefined;
   poll();
-}
-
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) resume();
 });
+document.addEventListener("visibilitychange", poll);
 // What scrolls can be scrolled by keys.
 for (const region of document.querySelectorAll<HTMLElement>(".scroll")) region.tabIndex = 0;
 new ResizeObserver(() => {

@@ -307,10 +307,14 @@ test("the keyboard reaches all there is: pause, orders, tables, links", async ()
     await page.focus("#pause");
     await page.keyboard.press("Space");
     expect(await state(page)).toBe("paused");
+    // Its orders are there all the same.
+    await page.click("#who th:nth-last-child(3) button");
+    expect(await orders()).toEqual(["descending", "none", "none"]);
     const still = [await number(page, "execs"), asked.length];
     start(uniqueName(), 50);
     await sleep(2500);
     expect([await number(page, "execs"), asked.length]).toEqual(still);
+    await page.focus("#pause");
     await page.keyboard.press("Space");
     await live(page);
     expect(Number(await number(page, "execs"))).toBeGreaterThanOrEqual(Number(still[0]) + 50);
@@ -335,6 +339,47 @@ test("a page that nobody sees asks for nothing, and knows all when it is seen ag
     await hide(false);
     await until("the numbers", () => asked.length > before + 1);
     expect(asked.slice(before)).toContain(`${meter.origin}/api/v1/history`);
+  });
+});
+
+test("however often it is paused and let go, it asks once a second", async () => {
+  await withMeter([], async (meter) => {
+    const page = await look(meter.origin);
+    await live(page);
+    await page.evaluate(() => {
+      const button = document.getElementById("pause") as HTMLButtonElement;
+      for (let i = 0; i < 20; i++) button.click();
+    });
+    await live(page);
+    await sleep(1500);
+    const before = asked.length;
+    await sleep(3000);
+    expect(asked.length - before).toBeGreaterThan(0);
+    expect(asked.length - before).toBeLessThanOrEqual(4);
+    // What was asked before the pause is not shown in it.
+    await page.evaluate(() => {
+      const button = document.getElementById("pause") as HTMLButtonElement;
+      for (let i = 0; i < 3; i++) button.click();
+    });
+    await sleep(1500);
+    expect(await state(page)).toBe("paused");
+  });
+});
+
+test("a total that fell, because somebody edits the maps, is said for as long as it may be wrong", async () => {
+  await withMeter([], async (meter) => {
+    const page = await look(meter.origin);
+    await live(page);
+    expect(await text(page, "#doubts")).toBe("Exact: the kernel has skipped nothing.");
+    sh(STORM, ["execve", "1", "50000"]);
+    await until("a count", async () => Number(await number(page, "execve")) > 50_000);
+    const zero = ["value", "hex", ..."00 ".repeat(8).trim().split(" ")];
+    sh(BPFTOOL, ["map", "update", "id", String(meter.mapId), ...hexKey("execve_counter"), ...zero]);
+    await until("a word", async () => /execve fell from \d+ to/.test(await text(page, "#doubts")));
+    await sleep(2500);
+    expect(await text(page, "#doubts")).toMatch(
+      /^execve fell from \d+ to \d+: somebody else edits/,
+    );
   });
 });
 
