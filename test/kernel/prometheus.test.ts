@@ -66,7 +66,7 @@ test("the meter serves every format over HTTP", async () => {
     const page = await meter.get("/");
     expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
     const html = await page.text();
-    const links = [...html.matchAll(/href="([^"]+)"/g)].map(([, path]) => path as string);
+    const links = [...html.matchAll(/<a href="([^"]+)"/g)].map(([, path]) => `/${path}`);
     expect(links).toContain("/metrics");
     for (const path of links) expect((await meter.get(path)).status).toBe(200);
   } finally {
