@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test fuzz test-vm package test-package check format bench soak clean
+.PHONY: help deps packages build run test fuzz test-vm package test-package check format bench soak pictures clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -23,8 +23,10 @@ RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
-	$(if $(filter test,$(MAKECMDGOALS)),$(RUNC) busybox-static groff-base libfaketime openssl) \
+	$(if $(filter test pictures,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
+	$(if $(filter test,$(MAKECMDGOALS)),groff-base libfaketime openssl) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
+	$(if $(filter pictures,$(MAKECMDGOALS)),pngquant) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),$(if $(ARM64),qemu-system-arm lld dpkg-dev \
 		gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross)) \
@@ -69,6 +71,7 @@ help:
 	@echo 'make format mend what the formatters can'
 	@echo 'make bench  measure'
 	@echo 'make soak   storm it for half an hour, and see what is lost or grows (MINUTES=60: longer)'
+	@echo 'make pictures  draw those of docs/ anew, from three minutes of load (MINUTES=1: less)'
 	@echo 'make clean  remove what was built'
 
 deps: packages node_modules/.package-lock.json
@@ -123,6 +126,9 @@ bench: build $(addprefix $(TOOLS)/,storm tiny baseline.bpf.o)
 
 soak: build $(addprefix $(TOOLS)/,storm tiny)
 	$(call as_root,$(NODE) test/bench/soak.mjs $(or $(MINUTES),30))
+
+pictures: build $(addprefix $(TOOLS)/,storm usr/bin/prometheus grafana.js)
+	$(call as_root,env MINUTES=$(or $(MINUTES),3) $(NODE) $(VITEST) --project pictures)
 
 clean:
 	$(Q)rm -rf build dist node_modules prebuilds
@@ -198,6 +204,11 @@ $(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c $(wildcard bpf/*) | packages
 # The same programs in other instructions, as of another build.
 $(TOOLS)/other.bpf.o: bpf/execve_counter.bpf.c $(wildcard bpf/*.h) | packages
 	$(call bpf_object,-mcpu=v2)
+
+$(TOOLS)/grafana.js: test/pictures/grafana.sh test/pictures/grafana.mjs
+	$(note) BUNDLE $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$< $@
 
 # Unpacked rather than installed: installing it would start a Prometheus service.
 $(TOOLS)/usr/bin/prometheus: | packages

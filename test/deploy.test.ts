@@ -1,7 +1,8 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { dashboard, picturePath } from "./support/dashboard.ts";
 import { projectPath, readProjectFile } from "./support/files.ts";
 import { result } from "./support/meter.ts";
 
@@ -10,12 +11,6 @@ const RULES = ["rules.yml", "kubernetes-rules.yml"]
   .map((file) => readProjectFile(`deploy/prometheus/${file}`))
   .join("\n");
 
-interface Dashboard {
-  panels: { title: string; targets: { expr: string }[] }[];
-  annotations: { list: { expr: string }[] };
-  templating: { list: { query: string | { query: string } }[] };
-}
-const dashboard: Dashboard = JSON.parse(readProjectFile("deploy/grafana/dashboard.json"));
 const expressions = [
   ...dashboard.panels.flatMap(({ targets }) => targets.map(({ expr }) => expr)),
   ...dashboard.annotations.list.map(({ expr }) => expr),
@@ -81,9 +76,7 @@ test("every query of the dashboard is PromQL", () => {
 
 test("panels overlap nowhere", () => {
   const taken = new Set<string>();
-  for (const { gridPos } of dashboard.panels as unknown as {
-    gridPos: Record<"x" | "y" | "w" | "h", number>;
-  }[]) {
+  for (const { gridPos } of dashboard.panels) {
     for (let x = gridPos.x; x < gridPos.x + gridPos.w; x++) {
       expect(x).toBeLessThan(24);
       for (let y = gridPos.y; y < gridPos.y + gridPos.h; y++) {
@@ -92,4 +85,19 @@ test("panels overlap nowhere", () => {
       }
     }
   }
+});
+
+test("every panel has its picture on the docs page, and no picture is left over", () => {
+  const pictures = (page: string) =>
+    [...readProjectFile(`docs/${page}`).matchAll(/!\[(.*?)\]\((.+?)\)/g)].map(
+      ([picture]) => picture,
+    );
+  const panels = dashboard.panels.map((panel) => `![${panel.title}](${picturePath(panel)})`);
+  expect(panels.length).toBeGreaterThan(10);
+  expect(pictures("dashboard.md")).toEqual(panels);
+
+  const pages = readdirSync(projectPath("docs")).filter((file) => file.endsWith(".md"));
+  const shown = pages.flatMap(pictures).map((picture) => /\((.+)\)$/.exec(picture)?.[1]);
+  const files = readdirSync(projectPath("docs/pictures")).map((file) => `pictures/${file}`);
+  expect(new Set(shown)).toEqual(new Set(files));
 });

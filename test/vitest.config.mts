@@ -32,6 +32,16 @@ export default defineConfig({
       {
         root,
         test: {
+          name: "pictures",
+          include: ["test/pictures/*.test.ts"],
+          globalSetup: "test/support/need-root.ts",
+          fileParallelism: false,
+          testTimeout: 3_600_000,
+        },
+      },
+      {
+        root,
+        test: {
           name: "vm",
           include: ["test/vm/*.test.ts"],
           // Two processors for a machine that has two.

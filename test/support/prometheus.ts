@@ -15,29 +15,27 @@ export type Query = (
 /** An entry of Prometheus's scrape_configs. */
 export type Scrape = { job_name: string } & Record<string, unknown>;
 
-/** Runs a Prometheus that scrapes this, until `use` is done. */
+/** Runs a Prometheus that scrapes this, until `use`, which gets its origin too, is done. */
 export async function withPrometheus(
   scrape: Scrape,
-  use: (query: Query) => Promise<void>,
+  use: (query: Query, origin: string) => Promise<void>,
 ): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
   const config = join(directory, "prometheus.yml"); // JSON is YAML
-  writeFileSync(
-    config,
-    JSON.stringify({ global: { scrape_interval: "1s" }, scrape_configs: [scrape] }),
-  );
-  const port = await freePort();
+  const global = { scrape_interval: "1s", evaluation_interval: "1s" };
+  writeFileSync(config, JSON.stringify({ global, scrape_configs: [scrape] }));
+  const address = `127.0.0.1:${await freePort()}`;
   const prometheus = spawn(
     PROMETHEUS,
     [
       `--config.file=${config}`,
       `--storage.tsdb.path=${join(directory, "data")}`,
-      `--web.listen-address=127.0.0.1:${port}`,
+      `--web.listen-address=${address}`,
     ],
     { stdio: "ignore" },
   );
   const query: Query = async (promql) => {
-    const url = `http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(promql)}`;
+    const url = `http://${address}/api/v1/query?query=${encodeURIComponent(promql)}`;
     const { data } = (await (await fetch(url)).json()) as {
       data: { result: { metric: Record<string, string>; value: [number, string] }[] };
     };
@@ -49,7 +47,7 @@ export async function withPrometheus(
       async () => (await query("up").catch(() => []))[0]?.value === 1,
       60_000,
     );
-    await use(query);
+    await use(query, `http://${address}`);
   } finally {
     prometheus.kill("SIGTERM");
     await new Promise((resolve) => prometheus.once("exit", resolve));
