@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { openBrowser } from "../support/browser.ts";
+import { openBrowser } from "../support/browser.mjs";
 import { dashboard, type Panel, picturePath } from "../support/dashboard.ts";
 import { projectPath } from "../support/files.ts";
 import { Meter, STORM } from "../support/meter.ts";
