@@ -104,6 +104,24 @@ uint32_t U32Argument(const Napi::CallbackInfo& info, size_t index, const char* n
   return static_cast<uint32_t>(value);
 }
 
+std::vector<uint32_t> CapabilitiesArgument(const Napi::CallbackInfo& info, size_t index,
+                                           const char* name) {
+  const auto refuse = [&] {
+    return Napi::TypeError::New(info.Env(),
+                                std::string(name) + " must be an array of integers from 0 to 63");
+  };
+  if (!info[index].IsArray()) throw refuse();
+  const Napi::Array array = info[index].As<Napi::Array>();
+  std::vector<uint32_t> capabilities;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value each = array[i];
+    const double number = each.IsNumber() ? each.As<Napi::Number>().DoubleValue() : -1;
+    if (!(number >= 0 && number < 64) || number != std::floor(number)) throw refuse();
+    capabilities.push_back(static_cast<uint32_t>(number));
+  }
+  return capabilities;
+}
+
 class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
  public:
   static Napi::Function Define(Napi::Env env) {
@@ -111,6 +129,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
                        {
                            InstanceMethod<&SessionWrap::Load>("load"),
                            InstanceMethod<&SessionWrap::Adopt>("adopt"),
+                           InstanceMethod<&SessionWrap::Follow>("follow"),
                            InstanceMethod<&SessionWrap::Lock>("lock"),
                            InstanceMethod<&SessionWrap::Begin>("begin"),
                            InstanceMethod<&SessionWrap::Attach>("attach"),
@@ -123,6 +142,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
                            InstanceMethod<&SessionWrap::ReadFailures>("readFailures"),
                            InstanceMethod<&SessionWrap::Programs>("programs"),
                            InstanceMethod<&SessionWrap::Maps>("maps"),
+                           InstanceMethod<&SessionWrap::Flags>("flags"),
                            InstanceMethod<&SessionWrap::Close>("close"),
                        });
   }
@@ -141,8 +161,19 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
  private:
   // What a method needs the session to have: the object file, the counters of
-  // this or another Session, or programs and maps of its own.
-  enum class Needs { kOpen, kCounters, kLoaded };
+  // another Session, those of this or another, all that it counts, or programs and maps of its own.
+  enum class Needs { kOpen, kAdopted, kCounters, kTables, kLoaded };
+
+  // What load() and flags() call the fields of struct config.
+  static const std::map<std::string, unsigned char config::*>& Fields() {
+    static const std::map<std::string, unsigned char config::*> fields = {
+        {"command", &config::command},
+        {"user", &config::user},
+        {"container", &config::container},
+        {"cgroup_v1", &config::cgroup_v1},
+    };
+    return fields;
+  }
 
   static std::string KeyArgument(const Napi::CallbackInfo& info) {
     std::string key = StringArgument(info, 0, "key");
@@ -158,6 +189,12 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     if (needs == Needs::kLoaded && !loaded_) throw StateError(env, "the session is not loaded");
     if (needs == Needs::kCounters && !loaded_ && !adopted_) {
       throw StateError(env, "the session has no counters");
+    }
+    if (needs == Needs::kTables && !loaded_ && !followed_) {
+      throw StateError(env, "the session has no tables");
+    }
+    if (needs == Needs::kAdopted && !adopted_) {
+      throw StateError(env, "the session has adopted nothing");
     }
     return *session_;
   }
@@ -189,18 +226,12 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     Plan plan;
     plan.programs = StringsArgument(info, 0, "programs");
     if (!info[1].IsUndefined()) {
-      const std::map<std::string, unsigned char*> flags = {
-          {"command", &plan.keys.command},
-          {"user", &plan.keys.user},
-          {"container", &plan.keys.container},
-          {"cgroup_v1", &plan.keys.cgroup_v1},
-      };
       for (const std::string& name : StringsArgument(info, 1, "flags")) {
-        const auto flag = flags.find(name);
-        if (flag == flags.end()) {
+        const auto flag = Fields().find(name);
+        if (flag == Fields().end()) {
           throw Napi::TypeError::New(env, "flags must be of command, user, container, cgroup_v1");
         }
-        *flag->second = true;
+        plan.keys.*(flag->second) = true;
       }
     }
     if (!info[2].IsUndefined()) plan.rows = U32Argument(info, 2, "rows", 2);
@@ -222,6 +253,12 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     adopted_ = true;
   }
 
+  void Follow(const Napi::CallbackInfo& info) {
+    Session& session = Get(info.Env(), Needs::kAdopted);
+    Call(info.Env(), [&] { session.Follow(); });
+    followed_ = true;
+  }
+
   void Lock(const Napi::CallbackInfo& info) {
     Session& session = Get(info.Env(), Needs::kOpen);
     const std::string directory = StringArgument(info, 0, "directory");
@@ -230,7 +267,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::Value Begin(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kTables);
     if (!info[0].IsNumber()) throw Napi::TypeError::New(env, "now must be a number");
     const double now = info[0].As<Napi::Number>().DoubleValue();
     if (!(now >= 0 && now < 9e15)) throw Napi::TypeError::New(env, "now must be a time in ms");
@@ -310,7 +347,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   // the time that a read takes.
   Napi::Value ReadExecs(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kTables);
     Napi::Object columns = Napi::Object::New(env);
     Call(env, [&] {
       const auto execs = session.ReadExecs();
@@ -341,7 +378,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::Value ReadFailures(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kTables);
     Napi::Array failures = Napi::Array::New(env);
     Call(env, [&] {
       for (const auto& failed : session.ReadFailures()) {
@@ -357,7 +394,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::Value Programs(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kTables);
     Napi::Array programs = Napi::Array::New(env);
     Call(env, [&] {
       for (const auto& program : session.Programs()) {
@@ -376,7 +413,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::Value Maps(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kLoaded);
+    Session& session = Get(env, Needs::kTables);
     Napi::Array maps = Napi::Array::New(env);
     Call(env, [&] {
       for (const auto& map : session.Maps()) {
@@ -390,6 +427,16 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     return maps;
   }
 
+  Napi::Value Flags(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Session& session = Get(env, Needs::kTables);
+    Napi::Array flags = Napi::Array::New(env);
+    for (const auto& [name, field] : Fields()) {
+      if (session.Keys().*field) flags[flags.Length()] = name;
+    }
+    return flags;
+  }
+
   void Close(const Napi::CallbackInfo& info) {
     Get(info.Env(), Needs::kOpen);
     session_.reset();
@@ -400,6 +447,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   bool taken_ = false;  // load() or adopt() was called
   bool loaded_ = false;
   bool adopted_ = false;
+  bool followed_ = false;
   // Node destroys this object when it is collected, and when the thread that made
   // it ends, worker or main.
   std::unique_ptr<Session> session_;
@@ -445,11 +493,9 @@ Napi::Value AccountOf(const Napi::CallbackInfo& info) {
   return object;
 }
 
-// restrict(keepBpf: boolean, uid?: number, gid?: number): void
+// restrict(keep: number[], uid?: number, gid?: number): void
 void Restrict(const Napi::CallbackInfo& info) {
-  if (!info[0].IsBoolean()) {
-    throw Napi::TypeError::New(info.Env(), "keepBpf must be a boolean");
-  }
+  const std::vector<uint32_t> keep = CapabilitiesArgument(info, 0, "keep");
   std::optional<Account> account;
   if (!info[1].IsUndefined()) {
     account = Account{U32Argument(info, 1, "uid", 0), U32Argument(info, 2, "gid", 0)};
@@ -458,8 +504,7 @@ void Restrict(const Napi::CallbackInfo& info) {
       throw Napi::TypeError::New(info.Env(), "uid and gid must be less than 2^32 - 1");
     }
   }
-  const bool keep_bpf = info[0].As<Napi::Boolean>();
-  Try(info.Env(), [&] { execve_counter::Restrict(account, keep_bpf); });
+  Try(info.Env(), [&] { execve_counter::Restrict(account, keep); });
 }
 
 // notify(state: string): boolean

@@ -57,31 +57,32 @@ void ForbidPrograms() {
   if (thread > 0) throw Failure("seccomp", EBUSY);
 }
 
-// The calling thread keeps this one capability, where it has it, and no other.
-void KeepOnly(std::optional<unsigned> capability) {
+// The calling thread keeps of its capabilities these only.
+void KeepOnly(const std::vector<uint32_t>& capabilities) {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
   Check(syscall(SYS_capget, &header, sets), "capset");
+  uint32_t kept[std::size(sets)] = {};
+  for (const uint32_t each : capabilities) kept[CAP_TO_INDEX(each)] |= CAP_TO_MASK(each);
   for (unsigned i = 0; i < std::size(sets); i++) {
-    const bool here = capability && CAP_TO_INDEX(*capability) == i;
-    const uint32_t kept = here ? sets[i].permitted & CAP_TO_MASK(*capability) : 0;
-    sets[i] = {kept, kept, 0};
+    kept[i] &= sets[i].permitted;
+    sets[i] = {kept[i], kept[i], 0};
   }
   Check(syscall(SYS_capset, &header, sets), "capset");
 }
 
 }  // namespace
 
-void Restrict(const std::optional<Account>& account, bool keep_bpf) {
+void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>& keep) {
   ForbidPrograms();
   if (account) {
-    Check(prctl(PR_SET_KEEPCAPS, keep_bpf, 0, 0, 0), "setresuid");
+    Check(prctl(PR_SET_KEEPCAPS, !keep.empty(), 0, 0, 0), "setresuid");
     // The C library's, which do it on all threads.
     Check(setgroups(0, nullptr), "setgroups");
     Check(setresgid(account->gid, account->gid, account->gid), "setresgid");
     Check(setresuid(account->uid, account->uid, account->uid), "setresuid");
   }
-  KeepOnly(keep_bpf ? std::optional(CAP_BPF) : std::nullopt);
+  KeepOnly(keep);
   // Who has no capabilities may be traced by whoever has the same ids, and through the memory
   // that all threads share those threads would be, too, that have kept theirs.
   Check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "capset");

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -150,6 +151,44 @@ void EnsureDescriptors() {
   }
 }
 
+// A program of anybody's.
+struct Running {
+  bpf_prog_info info;
+  std::vector<uint32_t> maps;
+};
+
+std::vector<Running> RunningPrograms() {
+  std::vector<Running> running;
+  uint32_t id = 0;
+  while (bpf_prog_get_next_id(id, &id) == 0) {
+    Fd program(bpf_prog_get_fd_by_id(id));
+    if (!program && errno == ENOENT) continue;  // gone since
+    if (!program) throw Failure("find", errno);
+    std::array<uint32_t, 64> ids{};
+    bpf_prog_info info{};
+    info.nr_map_ids = ids.size();
+    info.map_ids = reinterpret_cast<uintptr_t>(ids.data());
+    uint32_t size = sizeof(info);
+    if (bpf_obj_get_info_by_fd(program.get(), &info, &size) < 0) throw Failure("find", errno);
+    const size_t count = std::min<size_t>(info.nr_map_ids, ids.size());
+    running.push_back({info, {ids.begin(), ids.begin() + count}});
+  }
+  if (errno != ENOENT) throw Failure("find", errno);
+  return running;
+}
+
+// What the kernel keeps of a program's or a map's name.
+std::string Short(const std::string& name) { return name.substr(0, BPF_OBJ_NAME_LEN - 1); }
+
+// What is in slot 0 of a map of programs; 0 for nothing.
+uint32_t InSlot(uint32_t map_id) {
+  Fd map(bpf_map_get_fd_by_id(map_id));
+  const uint32_t slot = 0;
+  uint32_t id = 0;
+  if (!map || bpf_map_lookup_elem(map.get(), &slot, &id) < 0) return 0;
+  return id;
+}
+
 bool HoldsCounters(int fd) {
   const bpf_map_info info = MapInfoOf(fd);
   return std::string_view(info.name) == COUNTERS_MAP && info.type == BPF_MAP_TYPE_HASH &&
@@ -220,13 +259,14 @@ void Session::Load(const Plan& plan) {
   if (error) throw Failure("load", -error);
 
   counters_fd_ = bpf_map__fd(Map(COUNTERS_MAP));
-  keys_.reset(new char[std::max<size_t>(MAX_COUNTERS * KEY_SIZE, plan.rows * sizeof(exec_key))]);
-  values_.reset(new uint64_t[std::max<size_t>(MAX_COUNTERS, plan.rows)]);
+  execs_fd_ = bpf_map__fd(Map(EXECS_MAP));
+  failures_fd_ = bpf_map__fd(Map(FAILURES_MAP));
+  MakeRoom();
   if (plan.adopt) return;
 
   const exec_key other = OTHER_KEY;
   const uint64_t zero = 0;
-  if (bpf_map_update_elem(bpf_map__fd(Map(EXECS_MAP)), &other, &zero, BPF_ANY) < 0) {
+  if (bpf_map_update_elem(execs_fd_, &other, &zero, BPF_ANY) < 0) {
     throw Failure("load", errno);
   }
   if (!pinned) return;
@@ -294,6 +334,15 @@ void Session::CheckEntry(const std::string& name) {
 }
 
 uint64_t Session::Begin(uint64_t now) {
+  if (!followed_.empty()) {
+    uint64_t loaded = 0;
+    for (const auto& [name, each] : followed_) loaded = std::max(loaded, each.load_time);
+    timespec since_boot;
+    clock_gettime(CLOCK_BOOTTIME, &since_boot);
+    const uint64_t ago =
+        since_boot.tv_sec * 1000ULL + since_boot.tv_nsec / 1000000 - loaded / 1000000;
+    return now > ago ? now - ago : 0;
+  }
   if (plan_.pins.empty()) return now;
   const uint32_t index = 0;
   const int fd = bpf_map__fd(Map(STATE_MAP));
@@ -325,34 +374,123 @@ bpf_program* Session::Program(const std::string& name) {
 }
 
 void Session::Adopt(uint32_t map_id) {
-  auto map = std::make_unique<Fd>(bpf_map_get_fd_by_id(map_id));
-  if (!*map) throw Failure("adopt", errno);
-  if (!HoldsCounters(map->get())) throw Failure("adopt", EINVAL);
-  adopted_ = std::move(map);
-  counters_fd_ = adopted_->get();
-  keys_.reset(new char[MAX_COUNTERS * KEY_SIZE]);
-  values_.reset(new uint64_t[MAX_COUNTERS]);
+  Fd map(bpf_map_get_fd_by_id(map_id));
+  if (!map) throw Failure("adopt", errno);
+  if (!HoldsCounters(map.get())) throw Failure("adopt", EINVAL);
+  counters_fd_ = map.get();
+  adopted_.push_back(std::move(map));
+  MakeRoom();
+}
+
+void Session::Follow() {
+  const uint32_t counters = MapInfoOf(counters_fd_).id;
+  // The maps of each program that may be of ours, by name.
+  struct Candidate {
+    bpf_prog_info info;
+    std::map<std::string, bpf_map_info> maps;
+  };
+  std::vector<Candidate> candidates;
+  std::set<std::string> names;
+  bpf_program* program;
+  bpf_object__for_each_program(program, object_.get()) {
+    names.insert(Short(bpf_program__name(program)));
+  }
+  for (const Running& running : RunningPrograms()) {
+    if (!names.count(running.info.name)) continue;
+    candidates.push_back({running.info, {}});
+    for (const uint32_t id : running.maps) {
+      Fd map(bpf_map_get_fd_by_id(id));
+      if (!map) continue;  // gone since, with its program
+      const bpf_map_info info = MapInfoOf(map.get());
+      candidates.back().maps.emplace(info.name, info);
+    }
+  }
+  const auto map_of = [](const Candidate& candidate, const std::string& name) -> uint32_t {
+    const auto map = candidate.maps.find(name);
+    return map == candidate.maps.end() ? 0 : map->second.id;
+  };
+
+  // What was loaded together shares its config: libbpf binds that to every program.
+  std::set<uint32_t> configs;
+  std::map<uint32_t, Followed> entries;  // by what they call
+  for (const Candidate& each : candidates) {
+    if (map_of(each, COUNTERS_MAP) == counters) configs.insert(map_of(each, CONFIG_MAP));
+    for (const auto& [name, map] : each.maps) {
+      if (map.type != BPF_MAP_TYPE_PROG_ARRAY) continue;
+      const uint32_t called = InSlot(map.id);
+      entries[called] = {called, each.info.id, map.id, each.info.load_time};
+    }
+  }
+  std::map<std::string, Followed> followed;
+  const Candidate* counting_execs = nullptr;
+  uint32_t failures_map = 0;
+  std::vector<std::string> programs;
+  bpf_object__for_each_program(program, object_.get()) {
+    const std::string name = bpf_program__name(program);
+    const Candidate* best = nullptr;
+    for (const Candidate& each : candidates) {
+      if (Short(name) != each.info.name || !configs.count(map_of(each, CONFIG_MAP))) continue;
+      if (name.substr(0, kEnter.size()) == kEnter) continue;
+      // There are two for a moment, while an agent takes over what is pinned.
+      if (!best || entries.count(each.info.id) > entries.count(best->info.id)) best = &each;
+    }
+    if (!best) continue;
+    const auto entry = entries.find(best->info.id);
+    const auto before = followed_.find(name);
+    if (before != followed_.end() && before->second.entry && entry == entries.end()) {
+      throw Failure("slot " + name, ESTALE);  // emptied, or given to another program
+    }
+    followed[name] = entry != entries.end() ? entry->second
+                                            : Followed{best->info.id, 0, 0, best->info.load_time};
+    programs.push_back(name);
+    if (best->maps.count(EXECS_MAP)) counting_execs = best;
+    if (map_of(*best, FAILURES_MAP)) failures_map = map_of(*best, FAILURES_MAP);
+  }
+  // Loaded as the last of the programs that count: where it is, all are.
+  if (!counting_execs) throw Failure("follow", ESRCH);
+
+  Plan plan;
+  plan.programs = programs;
+  const Fd keys = FollowMap(map_of(*counting_execs, CONFIG_MAP), sizeof(uint32_t), sizeof(config));
+  const uint32_t index = 0;
+  if (bpf_map_lookup_elem(keys.get(), &index, &plan.keys) < 0) throw Failure("follow", errno);
+  Fd execs = FollowMap(map_of(*counting_execs, EXECS_MAP), sizeof(exec_key), sizeof(uint64_t));
+  plan.rows = MapInfoOf(execs.get()).max_entries;
+  std::optional<Fd> failed;
+  if (failures_map) failed = FollowMap(failures_map, sizeof(uint32_t), sizeof(failures));
+
+  plan_ = plan;
+  followed_ = followed;
+  adopted_.erase(adopted_.begin() + 1, adopted_.end());
+  execs_fd_ = execs.get();
+  adopted_.push_back(std::move(execs));
+  failures_fd_ = failed ? failed->get() : -1;
+  if (failed) adopted_.push_back(std::move(*failed));
+  MakeRoom();
+}
+
+Fd Session::FollowMap(uint32_t id, uint32_t key_size, uint32_t value_size) {
+  Fd map(bpf_map_get_fd_by_id(id));
+  if (!map) throw Failure("follow", errno == ENOENT ? ESRCH : errno);
+  const bpf_map_info info = MapInfoOf(map.get());
+  if (info.key_size != key_size || info.value_size != value_size) throw Failure("follow", EINVAL);
+  return map;
+}
+
+// Makes room to read the fullest map into.
+void Session::MakeRoom() {
+  keys_.reset(new char[std::max<size_t>(MAX_COUNTERS * KEY_SIZE, plan_.rows * sizeof(exec_key))]);
+  values_.reset(new uint64_t[std::max<size_t>(MAX_COUNTERS, plan_.rows)]);
 }
 
 std::vector<uint32_t> Session::FindCounters() {
   std::set<uint32_t> found;
-  uint32_t id = 0;
-  while (bpf_prog_get_next_id(id, &id) == 0) {
-    Fd program(bpf_prog_get_fd_by_id(id));
-    if (!program && errno == ENOENT) continue;  // gone since
-    if (!program) throw Failure("find", errno);
-    std::array<uint32_t, 64> ids{};
-    bpf_prog_info info{};
-    info.nr_map_ids = ids.size();
-    info.map_ids = reinterpret_cast<uintptr_t>(ids.data());
-    uint32_t size = sizeof(info);
-    if (bpf_obj_get_info_by_fd(program.get(), &info, &size) < 0) throw Failure("find", errno);
-    for (uint32_t i = 0; i < std::min<uint32_t>(info.nr_map_ids, ids.size()); i++) {
-      Fd map(bpf_map_get_fd_by_id(ids[i]));
-      if (map && HoldsCounters(map.get())) found.insert(ids[i]);
+  for (const Running& running : RunningPrograms()) {
+    for (const uint32_t id : running.maps) {
+      Fd map(bpf_map_get_fd_by_id(id));
+      if (map && HoldsCounters(map.get())) found.insert(id);
     }
   }
-  if (errno != ENOENT) throw Failure("find", errno);
   return {found.begin(), found.end()};
 }
 
@@ -465,7 +603,7 @@ std::vector<std::pair<std::string, uint64_t>> Session::ReadCounters() {
 
 std::vector<Exec> Session::ReadExecs() {
   std::vector<Exec> execs;
-  const uint32_t count = ReadHash(bpf_map__fd(Map(EXECS_MAP)), plan_.rows);
+  const uint32_t count = ReadHash(execs_fd_, plan_.rows);
   execs.reserve(count);
   for (uint32_t i = 0; i < count; i++) {
     exec_key key;
@@ -478,9 +616,10 @@ std::vector<Exec> Session::ReadExecs() {
 
 std::vector<FailedCalls> Session::ReadFailures() {
   std::vector<FailedCalls> failed;
+  if (failures_fd_ < 0) return failed;  // of a Session that does not count them
   auto row = std::make_unique<failures>();
   for (uint32_t call : {CALL_EXECVE, CALL_EXECVEAT}) {
-    if (bpf_map_lookup_elem(bpf_map__fd(Map(FAILURES_MAP)), &call, row.get()) < 0) {
+    if (bpf_map_lookup_elem(failures_fd_, &call, row.get()) < 0) {
       throw Failure("read", errno);
     }
     for (uint32_t error = 1; error <= MAX_ERRNO; error++) {
@@ -494,6 +633,10 @@ std::vector<FailedCalls> Session::ReadFailures() {
 std::vector<ProgramInfo> Session::Programs() {
   std::vector<ProgramInfo> programs;
   for (const std::string& name : plan_.programs) {
+    if (!followed_.empty()) {
+      programs.push_back(FollowedProgram(name));
+      continue;
+    }
     bpf_program* program = Program(name);
     bpf_prog_info info = ProgramInfoOf(bpf_program__fd(program));
     const auto entry = entries_.find(name);
@@ -514,8 +657,30 @@ std::vector<ProgramInfo> Session::Programs() {
   return programs;
 }
 
+// Opened for a moment only: who holds it keeps it from going with its Session.
+ProgramInfo Session::FollowedProgram(const std::string& name) {
+  const Followed& followed = followed_.at(name);
+  if (followed.next && InSlot(followed.next) != followed.program) throw Failure("follow", ESTALE);
+  Fd fd(bpf_prog_get_fd_by_id(followed.entry ? followed.entry : followed.program));
+  if (!fd) throw Failure("follow", errno == ENOENT ? ESTALE : errno);
+  const bpf_prog_info info = ProgramInfoOf(fd.get());
+  return {name,
+          bpf_program__section_name(Program(name)),
+          info.id,
+          info.run_cnt,
+          info.run_time_ns,
+          info.recursion_misses};
+}
+
 std::vector<MapInfo> Session::Maps() {
   std::vector<MapInfo> maps;
+  if (!followed_.empty()) {
+    for (const Fd& fd : adopted_) {
+      const bpf_map_info info = MapInfoOf(fd.get());
+      maps.push_back({info.name, info.id, info.max_entries});
+    }
+    return maps;
+  }
   bpf_map* map;
   bpf_object__for_each_map(map, object_.get()) {
     if (bpf_map__fd(map) < 0) continue;  // for pins only

@@ -7,7 +7,7 @@
 // The order is: construct (which opens), Load, Insert to seed the keys, Attach, then
 // any of the others. Keys are seeded before the first program is attached, so that counting starts
 // at a moment everybody agrees on. Or else: construct, Adopt the counters of a Session that
-// runs elsewhere, and edit those.
+// runs elsewhere, and edit those, or Follow that Session and read all that it counts.
 //
 // Not thread-safe: a Session belongs to the thread that made it. Every method may
 // throw Failure, and leaves the Session usable or closed, never half-way.
@@ -40,7 +40,7 @@ struct Failure : std::exception {
   const char* what() const noexcept override { return step.c_str(); }
 
   // What was being done: "open", "load", "attach count_exec", "tracefs",
-  // "tracepoint", "perf_event", "find", "adopt", "lookup", "update", "delete",
+  // "tracepoint", "perf_event", "find", "adopt", "follow", "lookup", "update", "delete",
   // "lock", "mount", "pin <name>", "pinned <name>",
   // "slot <name>", "settle", "read", "info", "user".
   std::string step;
@@ -58,6 +58,10 @@ class Fd {
   Fd(Fd&& other) noexcept : fd_(other.release()) {}
   int get() const { return fd_; }
   int release() { return std::exchange(fd_, -1); }
+  Fd& operator=(Fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
   explicit operator bool() const { return fd_ >= 0; }
 
  private:
@@ -123,12 +127,22 @@ class Session {
   void Load(const Plan& plan);
 
   // Since when the counts run, in ms since 1970: from `now` on, or, where they were
-  // adopted, what was said here first. To be called before Attach.
+  // adopted, what was said here first. To be called before Attach. Of a Session that is
+  // followed it is when the kernel began to load the last of the programs that were attached
+  // first: a few tenths of a second early. (The map that says it to the millisecond is in no
+  // program's hands, and so cannot be told from another Session's.)
   uint64_t Begin(uint64_t now);
 
   // Instead of Load: takes the map `execve_counter` with this id for the counters.
   // EINVAL where that is another kind of map.
   void Adopt(uint32_t map_id);
+
+  // After Adopt: finds the programs that count in those counters, and the other maps that they
+  // count in. Holds the maps, which live on by that when their Session ends, and no program,
+  // which would live on, too; changes nothing. To be called again where Programs says ESTALE:
+  // what is pinned has new programs when its agent is started again, and the same maps.
+  // ESRCH where nobody counts there any more; EINVAL where the maps are of another version.
+  void Follow();
 
   // Takes an advisory lock on a directory, or on a file that is made where it is not, for
   // as long as the Session lives; EWOULDBLOCK where somebody has it.
@@ -166,9 +180,13 @@ class Session {
   // Failed calls, by system call and errno, where there were any.
   std::vector<FailedCalls> ReadFailures();
 
-  // The loaded programs, and the maps, in the object's order.
+  // The loaded programs, and the maps, in the object's order; of a Session that is followed,
+  // the programs that count, and the maps that they count in.
   std::vector<ProgramInfo> Programs();
   std::vector<MapInfo> Maps();
+
+  // What `execs` is keyed by.
+  const config& Keys() const { return plan_.keys; }
 
   static std::string LibbpfVersion();
 
@@ -182,13 +200,28 @@ class Session {
   bpf_program* Program(const std::string& name);
   bpf_map* Map(const std::string& name);
   uint32_t ReadHash(int fd, uint32_t capacity);
+  void MakeRoom();
+  Fd FollowMap(uint32_t id, uint32_t key_size, uint32_t value_size);
+  ProgramInfo FollowedProgram(const std::string& name);
 
   Log log_;
   std::unique_ptr<bpf_object, void (*)(bpf_object*)> object_;
   // Destroyed before object_: a program is detached before it is unloaded.
   std::map<std::string, std::unique_ptr<bpf_link, int (*)(bpf_link*)>> links_;
-  int counters_fd_ = -1;  // owned by object_, or by adopted_
-  std::unique_ptr<Fd> adopted_;
+  // Owned by object_, or by adopted_.
+  int counters_fd_ = -1;
+  int execs_fd_ = -1;
+  int failures_fd_ = -1;
+  std::vector<Fd> adopted_;
+  // A program of another Session, by ids. Where it is pinned, what is attached is its entry,
+  // which calls what is in slot 0 of `next`; else 0 and 0.
+  struct Followed {
+    uint32_t program;
+    uint32_t entry;
+    uint32_t next;
+    uint64_t load_time;  // of what is attached
+  };
+  std::map<std::string, Followed> followed_;
   std::unique_ptr<Fd> lock_;
   Plan plan_;
   std::map<std::string, Fd> entries_;  // what is attached, by the program it calls

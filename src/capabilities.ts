@@ -13,6 +13,11 @@ export function effectiveCapabilities(status: string | undefined): bigint {
   return BigInt(`0x${line?.[1] ?? "0"}`);
 }
 
+/** A capability's number. */
+export function capabilityNumber(name: keyof typeof BITS): number {
+  return Number(BITS[name]);
+}
+
 /** Whether all of these are in the set. */
 export function hasCapabilities(set: bigint, ...names: (keyof typeof BITS)[]): boolean {
   return names.every((name) => ((set >> BITS[name]) & 1n) === 1n);

@@ -118,8 +118,16 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       "start the meter again; where it is pinned, give its counts up first: execve-counter unpin",
     );
   }
-  if (isDenied(code) && (step === "find" || step === "adopt")) {
+  if (isDenied(code) && ["find", "adopt", "follow"].includes(step)) {
     return unable(`not permitted to look for the running meter (${step}: ${code})`, ROOT_FINDS);
+  }
+  if (step === "follow") {
+    return code === "ESRCH"
+      ? failed("the meter has ended", "start one: sudo npx execve-counter")
+      : failed(
+          `the running meter is of another version, whose tables are not those of this one (${code})`,
+          "run the execve-counter that it was started with, or start the meter again with this one",
+        );
   }
   if (isDenied(code) && !failure.verdict) {
     const capable =

@@ -9,7 +9,7 @@ import { getSystemErrorName } from "node:util";
 import { effectiveCapabilities } from "./capabilities.ts";
 import { ExitCode, explain, explainAddon, UserError } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
-import type { Label } from "./labels.ts";
+import { LABELS, type Label } from "./labels.ts";
 import { preparePins, unpin } from "./pins.ts";
 import type { ProgramStats } from "./snapshot.ts";
 import { userNames } from "./users.ts";
@@ -50,11 +50,14 @@ export interface Session {
   lock(path: string): void;
   /**
    * Since when the counts run, in ms since 1970: `now`, or, where they are adopted, what
-   * was said at first. To be called before anything is attached.
+   * was said at first. To be called before anything is attached. Where another session is
+   * followed, when its programs were loaded.
    */
   begin(now: number): number;
   /** Takes another session's counters, by the map's id. */
   adopt(mapId: number): void;
+  /** Then finds what else that session has, to be read; once more where programs() says ESTALE. */
+  follow(): void;
   attach(program: string): void;
   lookup(key: string): bigint | undefined;
   update(key: string, value: bigint): void;
@@ -67,6 +70,8 @@ export interface Session {
   /** Of the loaded programs. */
   programs(): (ProgramStats & { misses: bigint })[];
   maps(): MapInfo[];
+  /** As they were given to load(). */
+  flags(): string[];
   close(): void;
 }
 
@@ -101,7 +106,7 @@ interface Addon {
   /** The account of that name, likewise. */
   account(name: string): Account | undefined;
   /** Gives privileges up, for good; native/privileges.h says what and how. */
-  restrict(keepBpf: boolean, uid?: number, gid?: number): void;
+  restrict(keep: number[], uid?: number, gid?: number): void;
   /** Tells the service manager; false where there is none that wants to know. */
   notify(state: string): boolean;
   libbpfVersion: string;
@@ -132,20 +137,14 @@ export interface KernelOptions {
   log: (line: string) => void;
 }
 
-/** The running meter in the kernel. */
-export interface Kernel {
-  readonly libbpfVersion: string;
+/** A meter in the kernel, as it can be read: this process's or another's. */
+export interface Meter {
   readonly startTime: Date;
   /** Whether attempts are counted. */
   readonly attempts: boolean;
-  /** Why the raw hook is used though it was not asked for. */
-  readonly fallback: string | undefined;
   readonly by: readonly Label[];
-  /** Whether the kernel says how many runs of every program it skips. */
-  readonly reportsMisses: boolean;
   /** The program that counts what the printed line shows. */
   readonly headlineProgram: string;
-  readonly maps: readonly MapInfo[];
   readonly countersMap: MapInfo;
   readonly execsMap: MapInfo;
   readCounters(): [key: string, value: bigint][];
@@ -155,11 +154,21 @@ export interface Kernel {
   /** The account's name, or the number where it has none. */
   userName(uid: number): string;
   programs(): ProgramStats[];
+  /** Detaches and unloads everything that is this process's, but what is pinned. */
+  close(): void;
+}
+
+/** The meter that this process runs. */
+export interface Kernel extends Meter {
+  readonly libbpfVersion: string;
+  /** Why the raw hook is used though it was not asked for. */
+  readonly fallback: string | undefined;
+  /** Whether the kernel says how many runs of every program it skips. */
+  readonly reportsMisses: boolean;
+  readonly maps: readonly MapInfo[];
   /** Whether the counts were pinned by another agent before. */
   readonly adopted: boolean;
-  /** Detaches and unloads everything but what is pinned. */
-  close(): void;
-  /** The same, and removes what was pinned by this start. */
+  /** Closes, and removes what was pinned by this start. */
   discard(): void;
 }
 
@@ -219,20 +228,7 @@ export function openLiveCounters(
   log: (line: string) => void,
 ): LiveCounters {
   return withSession(log, (session, addon) => {
-    const found = addon.findCounters();
-    const id = mapId ?? found[0];
-    if (id === undefined || !found.includes(id)) {
-      const which = mapId === undefined ? "no meter is running" : `no meter has the map ${mapId}`;
-      const others = found.length > 0 ? `choose one of --map ${found.join(", ")}` : undefined;
-      throw new UserError(which, others ?? "start one: sudo npx execve-counter", ExitCode.failed);
-    }
-    if (mapId === undefined && found.length > 1) {
-      throw new UserError(
-        `${found.length} meters are running`,
-        `choose one by the map that its first line names: execve-counter watch list --map ${found.join(" or ")}`,
-        ExitCode.failed,
-      );
-    }
+    const id = chooseMeter(addon.findCounters(), mapId, "watch list");
     session.adopt(id);
     return {
       mapId: id,
@@ -252,6 +248,75 @@ export function openLiveCounters(
       close: () => session.close(),
     };
   });
+}
+
+/**
+ * The meter that is meant, of those that were found.
+ *
+ * @param mapId of its map of counters; undefined for the only meter there is
+ * @param command that --map can be given to
+ * @throws UserError where there is none, or more than one
+ */
+export function chooseMeter(
+  found: readonly number[],
+  mapId: number | undefined,
+  command: string,
+): number {
+  const id = mapId ?? found[0];
+  if (id === undefined || !found.includes(id)) {
+    const which = mapId === undefined ? "no meter is running" : `no meter has the map ${mapId}`;
+    const others = found.length > 0 ? `choose one of --map ${found.join(", ")}` : undefined;
+    throw new UserError(which, others ?? "start one: sudo npx execve-counter", ExitCode.failed);
+  }
+  if (mapId === undefined && found.length > 1) {
+    throw new UserError(
+      `${found.length} meters are running`,
+      `choose one by the map that its first line names: execve-counter ${command} --map ${found.join(" or ")}`,
+      ExitCode.failed,
+    );
+  }
+  return id;
+}
+
+/**
+ * Opens a meter that runs in another process, to be read: loads, attaches and changes
+ * nothing. Once it has ended, reading it throws what isEnded() knows.
+ *
+ * @throws UserError where it cannot be read
+ */
+export function openRunningMeter(mapId: number, log: (line: string) => void): Meter {
+  return withSession(log, (session, addon) => {
+    session.adopt(mapId);
+    session.follow();
+    const flags = session.flags();
+    const names = session.programs().map(({ name }) => name);
+    const first = (kind: "attempts" | "failures") =>
+      Object.values(PROGRAMS)
+        .map((programs) => programs[kind][0])
+        .find((name) => names.includes(name));
+    const by = LABELS.filter((label) => flags.includes(label));
+    const [attempts, failures] = [first("attempts"), first("failures") !== undefined];
+    return {
+      ...reading(session, addon, by, failures, attempts),
+      startTime: new Date(session.begin(Date.now())),
+      programs: () =>
+        translated([], () => {
+          try {
+            return programsOf(session);
+          } catch (error) {
+            if (!isNativeError(error) || error.errno !== constants.errno.ESTALE) throw error;
+            session.follow();
+            return programsOf(session);
+          }
+        }),
+    };
+  });
+}
+
+/** Whether an error says that the meter that was being read is there no more. */
+export function isEnded(error: unknown): boolean {
+  const cause = error instanceof UserError ? error.cause : undefined;
+  return isNativeError(cause) && cause.step === "follow" && cause.errno === constants.errno.ESRCH;
 }
 
 /** Opens a session for `use`; closes it where that fails. */
@@ -338,37 +403,56 @@ function start(
     throw error;
   }
 
-  const maps = session.maps();
-  const tracepointsReportMisses = reportsTracepointMisses(release());
   return {
+    ...reading(session, addon, by, failures, attempts ? PROGRAMS[hook].attempts[0] : undefined),
     libbpfVersion: addon.libbpfVersion,
     startTime,
-    attempts,
-    by,
-    reportsMisses: tracepointsReportMisses || hook === "raw" || !(attempts || failures),
-    headlineProgram: attempts ? PROGRAMS[hook].attempts[0] : "count_exec",
-    maps,
+    reportsMisses: reportsTracepointMisses(release()) || hook === "raw" || !(attempts || failures),
+    maps: session.maps(),
+    adopted: pins?.adopt ?? false,
+    discard: () => {
+      pins?.discard();
+      session.close();
+    },
+  };
+}
+
+/**
+ * How a session is read that has its tables.
+ *
+ * @param attempts the program that counts attempts; undefined where they are not counted
+ */
+function reading(
+  session: Session,
+  addon: Addon,
+  by: readonly Label[],
+  failures: boolean,
+  attempts: string | undefined,
+): Omit<Meter, "startTime"> {
+  const maps = session.maps();
+  return {
+    ...{ attempts: attempts !== undefined, by, headlineProgram: attempts ?? "count_exec" },
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
     readCounters: () => session.readCounters(),
     readExecs: () => session.readExecs(),
     readFailures: () => (failures ? session.readFailures() : undefined),
     userName: userNames(addon.userName),
-    programs: () =>
-      session
-        .programs()
-        .map((program) =>
-          program.hook.startsWith("tracepoint/") && !tracepointsReportMisses
-            ? { ...program, misses: undefined }
-            : program,
-        ),
-    adopted: pins?.adopt ?? false,
+    programs: () => programsOf(session),
     close: () => session.close(),
-    discard: () => {
-      pins?.discard();
-      session.close();
-    },
   };
+}
+
+/** The programs, with no number of misses where the kernel does not keep it. */
+function programsOf(session: Session): ProgramStats[] {
+  const reported = reportsTracepointMisses(release());
+  return session
+    .programs()
+    .map((program) =>
+      program.hook.startsWith("tracepoint/") && !reported
+        ? { ...program, misses: undefined }
+        : program,
+    );
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Privileges: what the agent keeps of them once it has attached and listens. */
 import { release } from "node:os";
 import { getSystemErrorName } from "node:util";
-import { effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
+import { capabilityNumber, effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
 import { ExitCode, UserError } from "./errors.ts";
 import { type Account, isAtLeast, isNativeError, loadAddon, statusOfSelf } from "./kernel.ts";
 
@@ -18,9 +18,10 @@ const MOST = 2 ** 32 - 2;
  *
  * @param user a name or a number; root keeps everything. Undefined for nobody where the
  *   process may change its user, and who it is where not
+ * @param finds whether it goes on to look for programs in the kernel, which takes CAP_SYS_ADMIN
  * @throws UserError where there is no such user
  */
-export function planRestriction(user: string | undefined): () => string {
+export function planRestriction(user: string | undefined, finds = false): () => string {
   const { restrict, ...look } = loadAddon();
   const account = (name: string) => explained(() => look.account(name));
   const userName = (uid: number) => explained(() => look.userName(uid));
@@ -47,10 +48,11 @@ export function planRestriction(user: string | undefined): () => string {
 
   // Before Linux 5.19 whoever reads a map needs it, unless the sysctl
   // kernel.unprivileged_bpf_disabled is 0, which can change (c8644cd0efe7 in Linux).
-  const keepBpf = !isAtLeast(release(), 5, 19);
+  const reads = isAtLeast(release(), 5, 19) ? [] : ["CAP_BPF" as const];
+  const keep = finds ? ["CAP_SYS_ADMIN" as const] : reads;
   return () => {
     try {
-      restrict(keepBpf, become?.uid, become?.gid);
+      restrict(keep.map(capabilityNumber), become?.uid, become?.gid);
     } catch (error) {
       if (!isNativeError(error)) throw error;
       throw new UserError(
@@ -62,7 +64,7 @@ export function planRestriction(user: string | undefined): () => string {
       );
     }
     const { uid, gid } = become ?? { uid: process.getuid?.(), gid: process.getgid?.() };
-    return `runs as uid ${uid}, gid ${gid}, ${keepBpf ? "with CAP_BPF only" : "without capabilities"}`;
+    return `runs as uid ${uid}, gid ${gid}, ${keep.length > 0 ? `with ${keep} only` : "without capabilities"}`;
   };
 }
 

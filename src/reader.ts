@@ -1,6 +1,6 @@
 /** Reads the running meter into a Snapshot; keeps nothing. */
 import { EXPECTED, errnoName } from "./errnos.ts";
-import type { Execs, Failures, Kernel } from "./kernel.ts";
+import type { Execs, Failures, Meter } from "./kernel.ts";
 import {
   COUNTERS_MAP,
   EXECS_MAP,
@@ -13,7 +13,7 @@ import { OTHER } from "./labels.ts";
 import type { ExecsRow, FailureCounts, Snapshot } from "./snapshot.ts";
 
 /** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
-export function read(kernel: Kernel): Snapshot {
+export function read(kernel: Meter): Snapshot {
   const clock = performance.now();
   const time = new Date();
   const counters = kernel.readCounters();
@@ -62,7 +62,7 @@ export function read(kernel: Kernel): Snapshot {
 }
 
 /** The rows with their labels' values as they are shown; all others have the skipped ones. */
-function breakdown(execs: Execs, skipped: bigint, kernel: Kernel): ExecsRow[] {
+function breakdown(execs: Execs, skipped: bigint, kernel: Meter): ExecsRow[] {
   const [byCommand, byUser, byContainer] = (["command", "user", "container"] as const).map(
     (label) => kernel.by.includes(label),
   );

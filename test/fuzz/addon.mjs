@@ -93,9 +93,11 @@ const METHODS = {
     args: [argument(fc.constantFrom(0, 2 ** 32 - 1, new Made("map 0"), new Made("map 1")), isU32)],
     fails: () => /^adopt$/,
   },
+  // Only what counts execs is a whole meter; another may close the one that is followed.
+  follow: { needs: "adopted", fails: () => /^follow$/ },
   lock: { needs: "open", args: [directory], fails: () => /^lock$/ },
   begin: {
-    needs: "loaded",
+    needs: "tables",
     args: [
       argument(
         fc.double({ min: 0, max: 9e14 }),
@@ -103,7 +105,8 @@ const METHODS = {
       ),
     ],
     fails: ({ pins }) => pins && /^pin/,
-    right: (value, { pins }, [now]) => value === Math.trunc(now) || (pins && value >= 0),
+    right: (value, { pins, followed }, [now]) =>
+      value === Math.trunc(now) || ((pins || followed) && value >= 0),
   },
   attach: {
     needs: "loaded",
@@ -134,7 +137,7 @@ const METHODS = {
       rows.length === (counters ?? new Map(rows)).size,
   },
   readExecs: {
-    needs: "loaded",
+    needs: "tables",
     right: ({ commands, containers, uids, counts }) =>
       commands.length > 0 &&
       [containers, uids, counts].every(({ length }) => length === commands.length) &&
@@ -143,21 +146,22 @@ const METHODS = {
       [...counts].every(isU64),
   },
   readFailures: {
-    needs: "loaded",
+    needs: "tables",
     right: (rows) => rows.every(([call, errno, n]) => isText(call) && errno > 0 && isU64(n)),
   },
   programs: {
-    needs: "loaded",
+    needs: "tables",
     // Pinned, a program is in its slot once it is attached.
-    fails: ({ pins }) => pins && /^slot /,
-    right: (rows, { programs }) =>
-      `${rows.map(({ name }) => name)}` === `${programs}` &&
+    fails: ({ pins, followed }) => (pins && /^slot /) || (followed && /^follow$/),
+    right: (rows, { programs, followed }) =>
+      (followed || `${rows.map(({ name }) => name)}` === `${programs}`) &&
       rows.every(({ runCount, runTime, misses }) => [runCount, runTime, misses].every(isU64)),
   },
   maps: {
-    needs: "loaded",
+    needs: "tables",
     right: (rows) => rows.every(({ id, capacity }) => isU32(id) && isU32(capacity)),
   },
+  flags: { needs: "tables", right: areFlags },
   close: { needs: "open" },
   // Of the module:
   findCounters: { right: (ids) => ids.every(isU32) },
@@ -264,9 +268,11 @@ function receiver(kind, session) {
 }
 
 /** Whether the session is what a method needs. */
-function isReady(needs, { closed, taken, loaded, adopted } = {}) {
+function isReady(needs, { closed, taken, loaded, adopted, followed } = {}) {
   if (needs === undefined) return true;
-  return !closed && { open: true, fresh: !taken, loaded, counters: loaded || adopted }[needs];
+  const counters = loaded || adopted;
+  const tables = loaded || followed;
+  return !closed && { open: true, fresh: !taken, loaded, adopted, counters, tables }[needs];
 }
 
 function kindOf(error, step) {
@@ -351,6 +357,7 @@ function keep({ method, slot }, session, sessions, [first, second, , pins], valu
     session.adopted = true;
     session.counters = sessions.find((each) => each?.map === first)?.counters;
   }
+  if (method === "follow") session.followed = true;
   if (method === "load") {
     Object.assign(session, { loaded: true, programs: [...first], pins, attached: new Set() });
     // Others may write to what is pinned.

@@ -1,11 +1,11 @@
-import { rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { loadAddon, type Session } from "../../src/kernel.ts";
 import { OTHER_UID } from "../../src/keys.ts";
 import { projectPath } from "../support/files.ts";
-import { loadedBy, result } from "../support/meter.ts";
+import { loadedBy, result, STORM, sh, until } from "../support/meter.ts";
 
 const {
   Session: NativeSession,
@@ -47,6 +47,9 @@ function thrown(call: () => unknown) {
   }
   throw new Error("nothing was thrown");
 }
+
+const TABLES = ["readExecs", "readFailures", "programs", "maps", "flags"] as const;
+const digits = (_: string, value: unknown) => (typeof value === "bigint" ? `${value}` : value);
 
 const STATE = { name: "Error", code: "ERR_SESSION_STATE" };
 const TYPE = { name: "TypeError" };
@@ -113,8 +116,8 @@ test("another session's counters can be adopted and edited", () => {
   expect(session.readCounters()).toEqual([["l", 0n]]);
   for (const call of [
     () => editor.attach("count_exec"),
-    () => editor.readExecs(),
-    () => editor.programs(),
+    ...TABLES.map((table) => () => editor[table]()),
+    () => editor.begin(0),
     () => editor.adopt(mapId),
     () => editor.load(ALL),
   ]) {
@@ -123,6 +126,98 @@ test("another session's counters can be adopted and edited", () => {
   editor.close();
   expect(session.readCounters()).toEqual([["l", 0n]]);
   session.close();
+});
+
+test("another session can be followed, and read as by itself", () => {
+  const session = newSession();
+  session.load(ALL, ["user", "command"], 16);
+  for (const program of ALL) session.attach(program);
+  const before = loadedBy("self");
+  const follower = newSession();
+  const mapId = session.maps().find(({ name }) => name === "execve_counter")?.id as number;
+  follower.adopt(mapId);
+  follower.follow();
+  // So that nothing is counted in between, it is a moment at which the two agree.
+  const agree = (read: (each: Session) => unknown) => {
+    for (let i = 0; ; i++) {
+      const [own, other, again] = [session, follower, session].map(read);
+      if (i < 100 && JSON.stringify(own, digits) !== JSON.stringify(again, digits)) continue;
+      expect(other).toEqual(own);
+      return;
+    }
+  };
+  result(STORM, ["spawn", "1", "3", "/bin/true"]);
+  result(STORM, ["execve", "1", "23"]);
+  agree((each) => each.readCounters());
+  agree((each) => each.readFailures());
+  agree((each) => each.programs());
+  agree((each) => each.readExecs());
+  expect(session.readFailures().map(([, errno]) => errno)).toContain(constants.errno.ENOENT);
+  expect(follower.flags()).toEqual(["command", "user"]);
+  const maps = session.maps();
+  for (const map of follower.maps()) expect(maps).toContainEqual(map);
+  expect(follower.maps().map(({ name }) => name)).toEqual(["execve_counter", "execs", "failures"]);
+  const now = Date.now();
+  expect(follower.begin(now)).toBeLessThanOrEqual(now);
+  expect(follower.begin(now)).toBeGreaterThan(now - 60_000);
+  // Programs that it held would stay.
+  expect(loadedBy("self").prog).toEqual(before.prog);
+  for (const call of [
+    () => follower.attach("count_exec"),
+    () => follower.adopt(mapId),
+    () => follower.load(ALL),
+  ]) {
+    expect(thrown(call)).toMatchObject(STATE);
+  }
+});
+
+test("a session that has ended is followed no more, and what it counted stays to be read", async () => {
+  const session = newSession();
+  session.load(["count_exec"]);
+  const follower = newSession();
+  follower.adopt(session.maps().find(({ name }) => name === "execve_counter")?.id as number);
+  follower.follow();
+  expect(follower.readFailures()).toEqual([]);
+  session.close();
+  const { ESTALE, ESRCH } = constants.errno;
+  await until("the end of the programs", () => {
+    try {
+      return !follower.programs();
+    } catch (error) {
+      expect(error).toMatchObject({ step: "follow", errno: ESTALE });
+      return true;
+    }
+  });
+  expect(thrown(() => follower.follow())).toMatchObject({ step: "follow", errno: ESRCH });
+  expect(thrown(() => follower.programs())).toMatchObject({ step: "follow", errno: ESTALE });
+  expect([...follower.readExecs().uids]).toEqual([OTHER_UID]);
+  expect(follower.flags()).toEqual([]);
+});
+
+test("a session of another version is not followed", () => {
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  try {
+    cpSync(projectPath("bpf"), directory, { recursive: true });
+    const header = join(directory, "execve_counter.h");
+    const text = readFileSync(header, "utf8");
+    const wider = text.replace("unsigned int uid;", "unsigned int uid, gid;");
+    expect(wider).not.toBe(text);
+    writeFileSync(header, wider);
+    const object = join(directory, "execve_counter.bpf.o");
+    const source = join(directory, "execve_counter.bpf.c");
+    const flags = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-I/usr/include/x86_64-linux-gnu"];
+    sh("clang", [...flags, `-I/usr/include/aarch64-linux-gnu`, "-c", source, "-o", object]);
+    const session = newSession(object);
+    session.load(["count_exec"]);
+    const follower = newSession();
+    follower.adopt(session.maps().find(({ name }) => name === "execve_counter")?.id as number);
+    const { EINVAL } = constants.errno;
+    expect(thrown(() => follower.follow())).toMatchObject({ step: "follow", errno: EINVAL });
+    expect(follower.readCounters()).toEqual([]);
+    expect(thrown(() => follower.readExecs())).toMatchObject(STATE);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 });
 
 test("what is no map of counters is not adopted", () => {
@@ -154,15 +249,18 @@ test("an account has numbers or is none, and only true numbers and names are tak
   expect(thrown(() => account(0 as unknown as string))).toMatchObject(TYPE);
   // What would give up nothing of what it was asked to, or this very process's privileges.
   for (const [keep, uid, gid] of [
-    ...[[undefined], [0], ["false"], [false, -1, 1], [false, 1], [false, 1, 2 ** 32]],
+    ...[[undefined], [0], ["false"], [false], [[64]], [[-1]], [[0.5]], [["21"]], [[undefined]]],
     ...[
-      [false, 2 ** 32 - 1, 1],
-      [false, 1, 2 ** 32 - 1],
-      [false, 0.5, 1],
-      [false, "1", "1"],
+      [[], -1, 1],
+      [[], 1],
+      [[], 1, 2 ** 32],
+      [[], 2 ** 32 - 1, 1],
+      [[], 1, 2 ** 32 - 1],
+      [[], 0.5, 1],
+      [[], "1", "1"],
     ],
   ]) {
-    expect(thrown(() => restrict(keep as boolean, uid as number, gid as number))).toMatchObject(
+    expect(thrown(() => restrict(keep as number[], uid as number, gid as number))).toMatchObject(
       TYPE,
     );
   }
@@ -346,8 +444,20 @@ const CALLS: [string, (session: Session) => unknown][] = [
   ["readFailures", (session) => session.readFailures()],
   ["programs", (session) => session.programs()],
   ["maps", (session) => session.maps()],
+  ["flags", (session) => session.flags()],
+  ["begin", (session) => session.begin(0)],
   ["close", (session) => session.close()],
 ];
+
+test("follow is for who has adopted, and not closed", () => {
+  expect(thrown(() => newSession().follow())).toMatchObject(STATE);
+  const session = loadedSession();
+  expect(thrown(() => session.follow())).toMatchObject(STATE);
+  session.close();
+  expect(thrown(() => session.follow())).toMatchObject(STATE);
+  const follow = NativeSession.prototype.follow;
+  expect(thrown(() => follow.call({} as Session))).toMatchObject(TYPE);
+});
 
 test.each(CALLS)("%s after close is an error", (_name, call) => {
   const session = loadedSession();

@@ -233,7 +233,7 @@ test("who has given privileges up can start no program", () => {
     const { spawnSync } = require("node:child_process");
     const start = (...args) => spawnSync(${JSON.stringify(STORM)}, args).error?.code;
     const before = start("execveat", "1", "1");
-    restrict(false, 65534, 65534);
+    restrict([], 65534, 65534);
     process.stdout.write(JSON.stringify({ before, after: start("execveat", "1", "1") }));`;
   const { stdout, stderr } = result(process.execPath, ["-e", script]);
   expect({ stdout, stderr }).toEqual({ stdout: '{"after":"EPERM"}', stderr: "" });

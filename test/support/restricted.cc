@@ -40,6 +40,6 @@ int main()
 {
 	Print();
 	// On every thread, not only on the one that asks.
-	std::thread([] { execve_counter::Restrict(std::nullopt, false); }).join();
+	std::thread([] { execve_counter::Restrict(std::nullopt, {}); }).join();
 	Print();
 }
