@@ -21,6 +21,7 @@ import { npxGone } from "./npx.ts";
 import { cannotPrint, openStdout } from "./output.ts";
 import { type Format, printable } from "./printer.ts";
 import { inheritedSockets } from "./service.ts";
+import type { TopOptions } from "./top.ts";
 import { VERSION } from "./version.ts";
 import * as watchList from "./watch.ts";
 import type { Address } from "./web.ts";
@@ -53,6 +54,40 @@ const PIN_DIRECTORY = "/sys/fs/bpf/execve-counter";
 const DEFAULT_ADDRESS = "127.0.0.1:11059";
 const DEFAULT_ADDRESSES = [parseListenAddress(DEFAULT_ADDRESS)];
 
+function by(): Option {
+  return new Option("--by <labels>", `break execs down by any of ${LABELS.join(",")}`).argParser(
+    (text, before: readonly Label[] = []) => {
+      const labels = [...before, ...parseBy(text)];
+      return LABELS.filter((label) => labels.includes(label));
+    },
+  );
+}
+
+function attempts(): Option {
+  return new Option("--attempts <how>", "how to count attempts")
+    .choices(["tracepoint", "raw", "off"])
+    .default("tracepoint");
+}
+
+function interval(what: string, preset: string): Option {
+  return new Option("-i, --interval <duration>", `${what}, 100ms to 1h`)
+    .default(parseInterval(preset), preset)
+    .argParser(parseInterval);
+}
+
+function maxSeries(): Option {
+  return new Option("--max-series <n>", "rows that the breakdown has room for, 16 to 65536")
+    .default(1024)
+    .argParser(parseMaxSeries);
+}
+
+function map(): Option {
+  return new Option(
+    "--map <id>",
+    "of several meters the one whose first line names this map",
+  ).argParser(parseMapId);
+}
+
 function logLevel(): Option {
   return new Option("--log.level <level>", "debug includes libbpf's messages")
     .choices(LEVELS)
@@ -71,38 +106,19 @@ const runCommand = program
   .command("run", { isDefault: true })
   .description("count until stopped (the default command)")
   .helpOption("-h, --help", "print this help")
-  .addOption(
-    new Option("-i, --interval <duration>", "print period, 100ms to 1h")
-      .default(parseInterval("5s"), "5s")
-      .argParser(parseInterval),
-  )
+  .addOption(interval("print period", "5s"))
   .addOption(
     new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
   )
-  .addOption(
-    new Option("--attempts <how>", "how to count attempts")
-      .choices(["tracepoint", "raw", "off"])
-      .default("tracepoint"),
-  )
+  .addOption(attempts())
   .option("--failures", "count failed calls by errno")
-  .addOption(
-    new Option("--by <labels>", `break execs down by any of ${LABELS.join(",")}`)
-      .default([], "none")
-      .argParser((text, before: readonly Label[]) => {
-        const labels = [...before, ...parseBy(text)];
-        return LABELS.filter((label) => labels.includes(label));
-      }),
-  )
+  .addOption(by().default([], "none"))
   .addOption(
     new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
       .default([], "none")
       .argParser((text, before: string[]) => [...new Set([...before, ...parseWatch(text)])]),
   )
-  .addOption(
-    new Option("--max-series <n>", "rows that the breakdown has room for, 16 to 65536")
-      .default(1024)
-      .argParser(parseMaxSeries),
-  )
+  .addOption(maxSeries())
   .addOption(
     new Option(
       "--pin [dir]",
@@ -168,13 +184,14 @@ function watchSubcommand(name: string, description: string): Command {
     .command(name)
     .description(description)
     .helpOption("-h, --help", "print this help")
-    .addOption(
-      new Option(
-        "--map <id>",
-        "of several meters the one whose first line names this map",
-      ).argParser(parseMapId),
-    )
+    .addOption(map())
     .addOption(logLevel());
+}
+
+interface TopFlags extends Omit<TopOptions, "by" | "map" | "logLevel"> {
+  by?: TopOptions["by"];
+  map?: number;
+  "log.level": Level;
 }
 
 interface WatchFlags {
@@ -205,6 +222,25 @@ for (const [name, edit, description] of [
       edit([...new Set(names.flatMap(parseWatch))], flags.map, createLog(flags["log.level"])),
     );
 }
+
+program
+  .command("top")
+  .description("live table, most execs per second first")
+  .helpOption("-h, --help", "print this help")
+  .addOption(by())
+  .addOption(interval("time between two frames", "1s"))
+  .addOption(map())
+  .addOption(attempts())
+  .addOption(maxSeries())
+  .addOption(logLevel())
+  .action(async ({ "log.level": logLevel, ...flags }: TopFlags) => {
+    const { top } = await import("./top.ts");
+    await top(
+      { by: undefined, map: undefined, ...flags, logLevel },
+      stopSignal("SIGHUP"),
+      openStdout(),
+    );
+  });
 
 program
   .command("doctor")
@@ -259,8 +295,8 @@ function print(text: string): Promise<void> {
 }
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
-function stopSignal(): Promise<void> {
-  const signals = ["SIGINT", "SIGTERM"] as const;
+function stopSignal(...more: NodeJS.Signals[]): Promise<void> {
+  const signals = ["SIGINT", "SIGTERM", ...more] as const;
   return new Promise((resolve) => {
     const stop = () => {
       for (const signal of signals) process.off(signal, stop);

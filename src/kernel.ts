@@ -278,45 +278,47 @@ export function chooseMeter(
   return id;
 }
 
+/** A meter that another process runs. */
+export interface RunningMeter extends Meter {
+  /** Whether it was gone when its programs were asked for: its counts are the last ones. */
+  readonly ended: boolean;
+}
+
 /**
  * Opens a meter that runs in another process, to be read: loads, attaches and changes
- * nothing. Once it has ended, reading it throws what isEnded() knows.
+ * nothing.
  *
  * @throws UserError where it cannot be read
  */
-export function openRunningMeter(mapId: number, log: (line: string) => void): Meter {
+export function openRunningMeter(mapId: number, log: (line: string) => void): RunningMeter {
   return withSession(log, (session, addon) => {
     session.adopt(mapId);
     session.follow();
     const flags = session.flags();
-    const names = session.programs().map(({ name }) => name);
+    let programs = programsOf(session);
+    let ended = false;
     const first = (kind: "attempts" | "failures") =>
       Object.values(PROGRAMS)
-        .map((programs) => programs[kind][0])
-        .find((name) => names.includes(name));
+        .map((hook) => hook[kind][0])
+        .find((name) => programs.some((program) => program.name === name));
     const by = LABELS.filter((label) => flags.includes(label));
-    const [attempts, failures] = [first("attempts"), first("failures") !== undefined];
     return {
-      ...reading(session, addon, by, failures, attempts),
+      ...reading(session, addon, by, first("failures") !== undefined, first("attempts")),
       startTime: new Date(session.begin(Date.now())),
-      programs: () =>
-        translated([], () => {
-          try {
-            return programsOf(session);
-          } catch (error) {
-            if (!isNativeError(error) || error.errno !== constants.errno.ESTALE) throw error;
-            session.follow();
-            return programsOf(session);
-          }
-        }),
+      get ended() {
+        return ended;
+      },
+      programs: () => {
+        try {
+          programs = followed(session);
+        } catch (error) {
+          if (!isFollow(error, "ESRCH")) throw isNativeError(error) ? translate(error, []) : error;
+          ended = true;
+        }
+        return programs;
+      },
     };
   });
-}
-
-/** Whether an error says that the meter that was being read is there no more. */
-export function isEnded(error: unknown): boolean {
-  const cause = error instanceof UserError ? error.cause : undefined;
-  return isNativeError(cause) && cause.step === "follow" && cause.errno === constants.errno.ESRCH;
 }
 
 /** Opens a session for `use`; closes it where that fails. */
@@ -441,6 +443,21 @@ function reading(
     programs: () => programsOf(session),
     close: () => session.close(),
   };
+}
+
+/** The programs of a session that is followed, which may have become others. */
+function followed(session: Session): ProgramStats[] {
+  try {
+    return programsOf(session);
+  } catch (error) {
+    if (!isFollow(error, "ESTALE")) throw error;
+    session.follow();
+    return programsOf(session);
+  }
+}
+
+function isFollow(error: unknown, code: "ESRCH" | "ESTALE"): boolean {
+  return isNativeError(error) && error.step === "follow" && error.errno === constants.errno[code];
 }
 
 /** The programs, with no number of misses where the kernel does not keep it. */

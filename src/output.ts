@@ -53,7 +53,12 @@ export class Lines {
 
   /** Takes a line; not to be called while it is stuck with another. */
   write(line: string): void {
-    this.#rest = Buffer.from(`${line}\n`);
+    this.send(`${line}\n`);
+  }
+
+  /** Takes text that is more or less than a line, likewise. */
+  send(text: string): void {
+    this.#rest = Buffer.from(text);
     this.#flush(SOONEST);
   }
 

@@ -5,7 +5,7 @@ import { readProjectFile } from "./support/files.ts";
 /** Who may import whom in src/; what is not named here may not be. */
 const ARROWS: Record<string, string[]> = {
   cli: [
-    ...["agent", "doctor", "kernel", "watch"],
+    ...["agent", "doctor", "kernel", "top", "watch"],
     ...[
       "errors",
       "flags",
@@ -46,6 +46,15 @@ const ARROWS: Record<string, string[]> = {
   printer: ["json", "snapshot"],
   rates: ["snapshot"],
   status: ["keys", "labels", "rates", "snapshot"],
+  top: ["frame", "log", "output", "privileges", "source", "terminal", "view"],
+  source: [
+    ...["kernel", "reader", "rates", "frame", "snapshot"],
+    ...["errors", "labels", "log", "printer"],
+  ],
+  frame: ["labels", "printer", "rates", "snapshot", "view", "width"],
+  view: ["labels", "rates"],
+  terminal: ["output", "view"],
+  width: [],
   metrics: ["snapshot"],
   flags: ["errors", "keys", "labels", "web"],
   web: ["connections", "errors"],

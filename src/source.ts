@@ -1,0 +1,175 @@
+/** What top looks at: a meter that runs, the next one once it has ended, or one of its own. */
+import { hostname } from "node:os";
+import { ExitCode, UserError } from "./errors.ts";
+import type { Moment } from "./frame.ts";
+import {
+  type Attempts,
+  chooseMeter,
+  findMeters,
+  type Meter,
+  openKernel,
+  openRunningMeter,
+  type RunningMeter,
+} from "./kernel.ts";
+import { LABELS, type Label } from "./labels.ts";
+import type { Log } from "./log.ts";
+import { printable } from "./printer.ts";
+import { History, Rates } from "./rates.ts";
+import { read } from "./reader.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+export interface SourceOptions {
+  /** Undefined for what the running meter has, or the command. */
+  by: readonly Label[] | undefined;
+  /** Of the running meter that is meant; undefined for the only one, or none. */
+  map: number | undefined;
+  /** How to count attempts, and the rows that there is room for, where no meter runs. */
+  attempts: Attempts;
+  maxSeries: number;
+}
+
+/** A meter, and what was seen of it. */
+interface Seen {
+  meter: Meter | RunningMeter;
+  snapshot: Snapshot;
+  rates: Rates;
+  history: History;
+}
+
+export class Source {
+  #seen: Seen;
+  #log: (line: string) => void;
+  readonly #notices: readonly string[];
+  readonly #wanted: readonly Label[] | undefined;
+  /** The running meters that are not the next one, by their maps. */
+  readonly #known: number[];
+
+  /**
+   * Finds the meter that runs, or loads programs where none does that counts by the labels
+   * asked for.
+   *
+   * @throws UserError
+   */
+  constructor({ by, map, attempts, maxSeries }: SourceOptions, log: Log) {
+    this.#wanted = by;
+    this.#log = log.debug;
+    const notices: string[] = [];
+    this.#notices = notices;
+    this.#known = [];
+    try {
+      this.#known = findMeters();
+    } catch (error) {
+      const denied = error instanceof UserError && error.exitCode === ExitCode.unable;
+      if (map !== undefined || !denied) throw error;
+      notices.push("only root can look for a meter that runs");
+    }
+    if (map !== undefined || this.#known.length > 0) {
+      const meter = openRunningMeter(chooseMeter(this.#known, map, "top"), log.debug);
+      const lacking = lack(meter, by);
+      if (!lacking) {
+        this.#seen = see(meter);
+        return;
+      }
+      meter.close();
+      if (map !== undefined) {
+        const remedy = "leave out --map, to count by itself, or start the meter with those labels";
+        throw new UserError(lacking, remedy, ExitCode.failed);
+      }
+      notices.push(lacking);
+    }
+    const kernel = openKernel({
+      attempts,
+      // Who counts no attempts wants no other system call to take longer.
+      failures: attempts !== "off",
+      ...{ by: by ?? ["command"], maxSeries, watch: [], pin: undefined, log: log.debug },
+    });
+    if (kernel.fallback) notices.push(`${kernel.fallback}: the raw hook counts`);
+    this.#seen = see(kernel);
+  }
+
+  /** Whether the meter is another process's. */
+  get isRunning(): boolean {
+    return "ended" in this.#seen.meter;
+  }
+
+  /** The labels that are counted. */
+  get by(): readonly Label[] {
+    return this.#seen.meter.by;
+  }
+
+  /** Says nothing more on stderr, where that is the terminal that is drawn on. */
+  quiet(): void {
+    if (process.stderr.isTTY) this.#log = () => {};
+  }
+
+  /** What is to be seen now; where nothing can be read, what was seen last. */
+  look(): Moment {
+    const trouble: string[] = [];
+    try {
+      this.#seen = { ...this.#seen, snapshot: read(this.#seen.meter) };
+    } catch (error) {
+      trouble.push(`cannot read the counters: ${(error as Error).message}`);
+    }
+    const { meter } = this.#seen;
+    if ("ended" in meter && meter.ended) {
+      trouble.push("the meter has ended: these are its last counts, until another one starts");
+      try {
+        if (this.#takeNext()) trouble.length = 0;
+      } catch (error) {
+        trouble.push(`the next one cannot be shown: ${(error as Error).message}`);
+      }
+    }
+    const { snapshot, rates, history } = this.#seen;
+    rates.add(snapshot);
+    history.add(snapshot);
+    return {
+      host: printable(hostname()),
+      snapshot,
+      rows: rates.series.filter(({ name }) => name === "exec"),
+      samples: [...history.samples],
+      source: this.isRunning
+        ? `meter of map ${this.#seen.meter.countersMap.id}`
+        : "counts by itself",
+      notice: [...this.#notices, ...trouble].join("; "),
+    };
+  }
+
+  close(): void {
+    this.#seen.meter.close();
+  }
+
+  /** Goes on with the meter that has started since, where there is one. */
+  #takeNext(): boolean {
+    const id = findMeters().find((each) => !this.#known.includes(each));
+    if (id === undefined) return false;
+    const meter = openRunningMeter(id, this.#log);
+    const lacking = lack(meter, this.#wanted);
+    if (lacking) {
+      meter.close();
+      throw new Error(lacking);
+    }
+    const next = see(meter);
+    this.#known.push(id);
+    this.#seen.meter.close();
+    this.#seen = next;
+    return true;
+  }
+}
+
+/** A first look at a meter; closes it where that fails. */
+function see(meter: Meter): Seen {
+  try {
+    return { meter, snapshot: read(meter), rates: new Rates(), history: new History() };
+  } catch (error) {
+    meter.close();
+    throw error;
+  }
+}
+
+/** Why a running meter is not the one to look at: it does not count by what is asked for. */
+function lack({ by, countersMap }: Meter, wanted: readonly Label[] | undefined) {
+  const missing = wanted?.filter((label) => !by.includes(label)) ?? [];
+  if (missing.length === 0 && by.length > 0) return undefined;
+  const lacking = missing.length > 0 ? missing : LABELS;
+  return `the meter of map ${countersMap.id} does not count by ${lacking.join(" or ")}`;
+}
