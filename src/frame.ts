@@ -3,7 +3,7 @@ import type { Label } from "./labels.ts";
 import { printable } from "./printer.ts";
 import type { Sample } from "./rates.ts";
 import { type Snapshot, totalsOf } from "./snapshot.ts";
-import { arrange, type Column, NUMBERS, type Row, sumRows, type View } from "./view.ts";
+import { type Column, filtered, firstOf, NUMBERS, type Row, sumRows, type View } from "./view.ts";
 import { clip, isAscii, width } from "./width.ts";
 
 /** Everything that was known at one moment. */
@@ -88,10 +88,10 @@ export function frame(view: View, moment: Moment, size: Size, style: Style) {
   const foot = height > 2 ? 1 : 0;
   const sum = height > LEAST + 2 ? 1 : 0;
   const above = header(view, moment, columns, height - head - foot - sum - LEAST, style);
-  const rows = arrange(sumRows(moment.rows, view.by), view);
+  const rows = rowsOf(view, moment);
   const page = Math.max(0, height - above.length - head - foot - sum);
   const scroll = Math.max(0, Math.min(view.scroll, rows.length - page));
-  const shown = rows.slice(scroll, scroll + page);
+  const shown = firstOf(rows, scroll + page, view).slice(scroll);
   const table = tableOf(view, columns, sumRows(moment.rows, [])[0], style);
   const lines = [
     ...above.map((spans) => draw(...spans)),
@@ -113,7 +113,8 @@ export function plain(view: View, moment: Moment, unicode: boolean): string {
   const style = { color: false, unicode };
   const columns = Number.POSITIVE_INFINITY;
   const text = (spans: readonly Span[]) => spans.map(([part]) => part).join("");
-  const rows = arrange(sumRows(moment.rows, view.by), view);
+  const unsorted = rowsOf(view, moment);
+  const rows = firstOf(unsorted, unsorted.length, view);
   const table = tableOf(view, columns, sumRows(moment.rows, [])[0], style, rows);
   const lines = [
     ...header(view, moment, columns, columns, style).map(text),
@@ -121,6 +122,11 @@ export function plain(view: View, moment: Moment, unicode: boolean): string {
     ...rows.map((row) => text(table.line(row))),
   ];
   return `${lines.map((line) => line.trimEnd()).join("\n")}\n\n`;
+}
+
+function rowsOf(view: View, { rows, snapshot }: Moment): readonly Row[] {
+  const isAll = view.by.length === snapshot.by.length;
+  return filtered(isAll ? rows : sumRows(rows, view.by), view);
 }
 
 /** The lines above the table: of those that there are the ones that matter most. */

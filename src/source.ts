@@ -11,7 +11,7 @@ import {
   openRunningMeter,
   type RunningMeter,
 } from "./kernel.ts";
-import { LABELS, type Label } from "./labels.ts";
+import type { Label } from "./labels.ts";
 import type { Log } from "./log.ts";
 import { printable } from "./printer.ts";
 import { History, Rates } from "./rates.ts";
@@ -112,11 +112,12 @@ export class Source {
     }
     const { meter } = this.#seen;
     if ("ended" in meter && meter.ended) {
-      trouble.push("the meter has ended: these are its last counts, until another one starts");
       try {
-        if (this.#takeNext()) trouble.length = 0;
+        if (!this.#takeNext()) {
+          trouble.push("the meter has ended: these are its last counts, until another starts");
+        }
       } catch (error) {
-        trouble.push(`the next one cannot be shown: ${(error as Error).message}`);
+        trouble.push(`the meter has ended; ${(error as Error).message}`);
       }
     }
     const { snapshot, rates, history } = this.#seen;
@@ -168,8 +169,8 @@ function see(meter: Meter): Seen {
 
 /** Why a running meter is not the one to look at: it does not count by what is asked for. */
 function lack({ by, countersMap }: Meter, wanted: readonly Label[] | undefined) {
+  const name = `the meter of map ${countersMap.id}`;
+  if (by.length === 0) return `${name} counts by no label`;
   const missing = wanted?.filter((label) => !by.includes(label)) ?? [];
-  if (missing.length === 0 && by.length > 0) return undefined;
-  const lacking = missing.length > 0 ? missing : LABELS;
-  return `the meter of map ${countersMap.id} does not count by ${lacking.join(" or ")}`;
+  return missing.length > 0 ? `${name} does not count by ${missing.join(" or ")}` : undefined;
 }

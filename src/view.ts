@@ -131,7 +131,7 @@ function nextBy(by: readonly Label[], counted: readonly Label[]): readonly Label
 }
 
 /** The rows by fewer labels: what differs in none of them is one, and the sums stay. */
-export function sumRows(rows: readonly Row[], by: readonly Label[]): Row[] {
+export function sumRows(rows: readonly Row[], by: readonly Label[]): readonly Row[] {
   const sums = new Map<string, Row>();
   for (const row of rows) {
     const key = by.map((label) => row.labels[label]).join("\0");
@@ -154,22 +154,46 @@ function add(a: number | undefined, b: number | undefined): number | undefined {
   return a === undefined || b === undefined ? undefined : a + b;
 }
 
-/** The rows that pass the filter, in order: numbers with the most first, names from A on. */
-export function arrange(rows: readonly Row[], { sort, reverse, filter }: View): Row[] {
+/** The rows that have what the filter says. */
+export function filtered(rows: readonly Row[], { filter }: View): readonly Row[] {
   const wanted = filter.toLowerCase();
-  const passes = ({ labels }: Row) =>
-    Object.values(labels).some((value) => value.toLowerCase().includes(wanted));
+  if (wanted === "") return rows;
+  return rows.filter(({ labels }) =>
+    Object.values(labels).some((value) => value.toLowerCase().includes(wanted)),
+  );
+}
+
+/**
+ * The first rows in order: numbers with the most first, names from A on. Where few are wanted
+ * of many, it takes a tenth of the time that sorting them all would.
+ */
+export function firstOf(rows: readonly Row[], most: number, { sort, reverse }: View): Row[] {
   const columns = [sort, ...NUMBERS, ...LABELS];
-  return (wanted ? rows.filter(passes) : [...rows]).sort((a, b) => {
+  const compare = (a: Row, b: Row) => {
     for (const column of columns) {
-      const order = compare(a, b, column);
+      const order = compareBy(column, a, b);
       if (order !== 0) return reverse && column === sort ? -order : order;
     }
     return 0;
-  });
+  };
+  if (most >= rows.length) return rows.toSorted(compare);
+  const first: Row[] = [];
+  for (const row of rows) {
+    const last = first[most - 1];
+    if (last && compare(row, last) >= 0) continue;
+    let [low, high] = [0, first.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (compare(row, first[middle] as Row) < 0) high = middle;
+      else low = middle + 1;
+    }
+    first.splice(low, 0, row);
+    if (first.length > most) first.pop();
+  }
+  return first;
 }
 
-function compare(a: Row, b: Row, column: Column): number {
+function compareBy(column: Column, a: Row, b: Row): number {
   if (column === "command" || column === "user" || column === "container") {
     const [first = "", second = ""] = [a.labels[column], b.labels[column]];
     return first < second ? -1 : first > second ? 1 : 0;

@@ -36,10 +36,13 @@ describe("completion in bash", () => {
       .stdout.trim()
       .split("\n");
 
-  test.each([[["run"]], [["doctor"]], [["unpin"]]])("offers the options of %s", (command) => {
-    const without = (names: string[]) => names.filter((name) => name !== "--version").sort();
-    expect(without(complete(...command, "--"))).toEqual(without(options(...command)));
-  });
+  test.each([[["run"]], [["top"]], [["doctor"]], [["unpin"]]])(
+    "offers the options of %s",
+    (command) => {
+      const without = (names: string[]) => names.filter((name) => name !== "--version").sort();
+      expect(without(complete(...command, "--"))).toEqual(without(options(...command)));
+    },
+  );
 
   test("offers the options of watch", () => {
     expect(complete("watch", "add", "--").sort()).toEqual(options("watch", "add").sort());
@@ -48,7 +51,7 @@ describe("completion in bash", () => {
 
   test("offers commands first, and values", () => {
     expect(complete("")).toEqual(
-      expect.arrayContaining(["run", "watch", "doctor", "unpin", "--by"]),
+      expect.arrayContaining(["run", "watch", "top", "doctor", "unpin", "--by"]),
     );
     expect(complete("--attempts", "r")).toEqual(["raw"]);
     expect(complete("run", "--output", "")).toEqual(["text", "json"]);

@@ -7,7 +7,7 @@ import { frame, type Moment, plain } from "../src/frame.ts";
 import type { Label } from "../src/labels.ts";
 import type { Sample } from "../src/rates.ts";
 import { styleOf } from "../src/terminal.ts";
-import { arrange, press, type Row, sumRows, type View, viewBy } from "../src/view.ts";
+import { filtered, firstOf, press, type Row, sumRows, type View, viewBy } from "../src/view.ts";
 import { clip, width } from "../src/width.ts";
 import { snapshot } from "./support/snapshot.ts";
 
@@ -15,6 +15,11 @@ const ALL: readonly Label[] = ["command", "user", "container"];
 const SET_COLUMN = new RegExp(`${"\x1b"}\\[\\d+G`, "g");
 const COLOR = new RegExp(`${"\x1b"}\\[[\\d;]*3\\dm`);
 const STYLE = { color: true, unicode: true };
+
+/** The rows that a view shows, in order. */
+function arrange(rows: readonly Row[], view: View): Row[] {
+  return firstOf(filtered(rows, view), rows.length, view);
+}
 
 function row(labels: Row["labels"], count: number, second: number | undefined = count): Row {
   return { labels, count: BigInt(count), second, minute: second, start: count };
@@ -135,6 +140,16 @@ describe("the order", () => {
     expect(names(arrange(alike, viewBy(ALL)))).toBe("abc");
     expect(names(arrange(alike.toReversed(), viewBy(ALL)))).toBe("abc");
   });
+});
+
+test("the first of many rows are those that are first when all are sorted", () => {
+  const rows = Array.from({ length: 300 }, (_, i) => row({ command: `${i}` }, (i * 7919) % 50));
+  for (const view of [viewBy(ALL), typed(viewBy(ALL), "r"), typed(viewBy(ALL), "<", "<", "<")]) {
+    const sorted = arrange(rows, view);
+    for (const most of [0, 1, 17, 299, 300, 301]) {
+      expect(firstOf(rows, most, view)).toEqual(sorted.slice(0, most));
+    }
+  }
 });
 
 describe("keys", () => {

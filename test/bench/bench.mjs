@@ -421,6 +421,56 @@ async function pageCost() {
   }
 }
 
+/** What top takes on a terminal of 80 by 24, of a meter with 1,000 rows of which 50 move a second. */
+async function topTime() {
+  const SECONDS = 30;
+  const directory = mkdtempSync(`${tmpdir()}/execve-counter-`);
+  const names = Array.from({ length: 1000 }, (_, i) => `${directory}/command${i}`);
+  for (const name of names) linkOrCopy(path("build/test/tiny"), name);
+  const kernel = openKernel({
+    ...{ attempts: "tracepoint", failures: true, watch: [], log: () => {} },
+    ...{ by: ["command"], maxSeries: 4096 },
+  });
+  const top = [process.execPath, path("dist/cli.js"), "top", "--map", kernel.countersMap.id];
+  const command = `stty rows 24 cols 80; exec ${top.join(" ")}`;
+  const env = { ...process.env, TERM: "xterm-256color", LANG: "C.UTF-8" };
+  const terminal = spawn("script", ["-qefc", command, "/dev/null"], { env });
+  try {
+    storm("spawn", 1, 1, ...names);
+    let frames = 0;
+    const drawn = new Promise((resolve) => {
+      terminal.stdout.on("data", (data) => {
+        if (`${data}`.includes("\x1b[2H")) frames++;
+        if (`${data}`.includes("COMMAND")) resolve();
+      });
+    });
+    await drawn;
+    const children = readFileSync(`/proc/${terminal.pid}/task/${terminal.pid}/children`, "utf8");
+    await sleep(2000);
+    const before = cpuTime(Number(children));
+    const start = performance.now();
+    for (let i = 0; i < SECONDS; i++) {
+      const next = Array.from({ length: 50 }, (_, k) => names[(50 * i + k) % names.length]);
+      storm("spawn", 1, 1, ...next);
+      await sleep(start + 1000 * (i + 1) - performance.now());
+    }
+    if (frames < SECONDS) throw new Error(`only ${frames} frames`);
+    const share = (cpuTime(Number(children)) - before) / (performance.now() - start);
+    print("% of a CPU for top, 1,000 rows, each second", (100 * share).toFixed(2), "at most 2");
+  } finally {
+    terminal.kill();
+    kernel.close();
+    rmSync(directory, { recursive: true });
+  }
+}
+
+/** Milliseconds of user and system time, of all threads; see proc(5). */
+function cpuTime(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+  const ticks = Number(execFileSync("getconf", ["CLK_TCK"], { encoding: "utf8" }));
+  return (1000 * (Number(fields[11]) + Number(fields[12]))) / ticks;
+}
+
 function linkOrCopy(from, to) {
   try {
     linkSync(from, to);
@@ -454,3 +504,4 @@ await memory();
 await readTime();
 await pageCost();
 callsPerRead();
+await topTime();
