@@ -78,6 +78,21 @@ const run = (program, ...args) => {
 };
 const storm = (...args) => run(STORM, ...args);
 
+/** What top reads beside the meter. */
+async function firstTable(map) {
+  const child = spawn("/bin/node", ["dist/cli.js", "top", "--by", "command", "--map", map]);
+  let text = "";
+  child.stderr.on("data", (data) => {
+    text += data;
+  });
+  for await (const data of child.stdout) {
+    text += data;
+    if (text.includes("\n\n")) break;
+  }
+  child.kill("SIGTERM");
+  return text;
+}
+
 /** The calls of execve, a tenth as many of execveat, 40 starts, and the 3 of the storms. */
 async function underReaders(hook) {
   const meter = await startMeter("--attempts", hook);
@@ -90,10 +105,11 @@ async function underReaders(hook) {
   storm("execveat", 2, CALLS / 20);
   storm("spawn", 2, 20, PROGRAM);
   const after = await snapshot(meter);
+  const top = await firstTable(/execve_counter, id (\d+)/.exec(meter.log())[1]);
   const status = readFileSync(`/proc/${meter.pid}/status`, "utf8");
   for (const reader of readers) reader.kill("SIGKILL");
   await meter.stop("SIGTERM");
-  return { before, after, status, log: meter.log() };
+  return { before, after, top, status, log: meter.log() };
 }
 
 /** Calls of execveat and 40 starts, in the middle of which the meter is killed. */

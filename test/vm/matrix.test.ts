@@ -11,7 +11,7 @@ interface Report {
   hooks: Record<
     "tracepoint" | "raw",
     {
-      readers: { before: Snapshot; after: Snapshot; status: string; log: string };
+      readers: { before: Snapshot; after: Snapshot; top: string; status: string; log: string };
       compat?: { before: Snapshot; after: Snapshot };
       pinned: { after: Snapshot; refused?: undefined } | { refused: string; after?: undefined };
       hotplug: { online: "0" | "1"; before: Snapshot; after: Snapshot }[];
@@ -78,7 +78,7 @@ test.each(NAMES)("%s", async (name) => {
     major > than[0] || (major === than[0] && minor >= than[1]);
 
   for (const hook of ["tracepoint", "raw"] as const) {
-    const { before, after, status, log } = report.hooks[hook].readers;
+    const { before, after, top, status, log } = report.hooks[hook].readers;
     const first = counts(before);
     const last = counts(after);
     const grown = (name: Exclude<keyof typeof last, "missed">) => last[name] - first[name];
@@ -101,6 +101,11 @@ test.each(NAMES)("%s", async (name) => {
     expect(last.other).toBe(last.missed.count_exec);
     expect(grown("program")).toBeLessThanOrEqual(STARTS);
     expect(grown("program") + missed("count_exec")).toBeGreaterThanOrEqual(STARTS);
+
+    // Read from outside it is the same, and the one that looks.
+    expect(top).toContain(" meter of map ");
+    expect(top).toContain(`\nexecs ${last.execs + 1} `);
+    expect(top).toMatch(new RegExp(` ${last.program} program$`, "m"));
 
     if (hook === "raw") {
       expect(log).not.toContain("does not report");
