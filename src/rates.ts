@@ -7,7 +7,7 @@ const SOONEST = 900;
 const STEP = 5_000;
 const MINUTE = 60_000;
 /** After a pause as long as this there is nothing that a rate of now could be made of. */
-const FORGET = 2 * MINUTE;
+const FORGET = 45_000;
 
 /** A series and how fast it grows, in counts per second; undefined where nobody knows yet. */
 export interface Rated extends Series {
@@ -22,7 +22,9 @@ export interface Rated extends Series {
 /** Every count at one moment, by the series' number. */
 interface Column {
   clock: number;
+  /** NaN, or none, for what was not there. */
   counts: Float64Array;
+  execs: number;
 }
 
 /**
@@ -50,7 +52,7 @@ export class Rates {
     if (age > FORGET || this.#numbers.size > 2 * this.#latest.length + 1000) this.#forget();
 
     const numbers = this.#numbers;
-    const counts = new Float64Array(numbers.size + this.#latest.length);
+    const counts = new Float64Array(numbers.size + this.#latest.length).fill(Number.NaN);
     for (const { key, count } of this.#latest) {
       let number = numbers.get(key);
       if (number === undefined) {
@@ -60,7 +62,8 @@ export class Rates {
       counts[number] = Number(count);
     }
     this.#before = this.#now;
-    this.#now = { clock: snapshot.clock, counts: counts.slice(0, numbers.size) };
+    const { clock, execs } = snapshot;
+    this.#now = { clock, counts: counts.slice(0, numbers.size), execs: Number(execs) };
     if (snapshot.clock - (this.#steps.at(-1)?.clock ?? -STEP) >= STEP) this.#steps.push(this.#now);
     const enough = (column: Column | undefined) =>
       column && column.clock <= snapshot.clock - MINUTE;
@@ -71,8 +74,8 @@ export class Rates {
   get series(): Rated[] {
     return this.#latest.map(({ name, labels, count, key }) => {
       const number = this.#numbers.get(key) ?? Number.POSITIVE_INFINITY;
-      const second = this.#since(this.#before, number);
-      const minute = this.#since(this.#steps[0], number);
+      const second = this.#since(this.#before, number, name);
+      const minute = this.#since(this.#steps[0], number, name);
       const start = this.#age > 0 ? Number(count) / this.#age : 0;
       return { name, labels, count, key, second, minute, start };
     });
@@ -83,11 +86,20 @@ export class Rates {
     return this.#numbers.size;
   }
 
-  /** From a column to the last one. A row that was not there was 0; what falls, somebody has set back. */
-  #since(column: Column | undefined, number: number): number | undefined {
-    if (!column || !this.#now || column === this.#now) return undefined;
-    const delta = (this.#now.counts[number] ?? 0) - (column.counts[number] ?? 0);
-    return delta > 0 ? (delta * 1000) / (this.#now.clock - column.clock) : 0;
+  /**
+   * From a column to the last one. A row that was not there was 0, unless it has more than
+   * came since then: a user whose name was not known before. What falls, somebody has set back.
+   */
+  #since(column: Column | undefined, number: number, name: Series["name"]): number | undefined {
+    const now = this.#now;
+    if (!column || !now || column === now) return undefined;
+    const count = now.counts[number] ?? 0;
+    let before = column.counts[number] ?? Number.NaN;
+    if (Number.isNaN(before)) {
+      if (name === "exec" && count > now.execs - column.execs) return undefined;
+      before = 0;
+    }
+    return count > before ? ((count - before) * 1000) / (now.clock - column.clock) : 0;
   }
 
   #forget(): void {

@@ -4,8 +4,9 @@ import { OTHER } from "./labels.ts";
 import { type History, type Rated, Rates } from "./rates.ts";
 import { headline, type Snapshot, type TableFill, totalsOf } from "./snapshot.ts";
 
-/** How many series of a kind the page gets by each of its orders. */
+/** How many rows the page gets by each of its orders, and how many of what somebody chose to watch. */
 const MOST = 25;
+const MOST_WATCHED = 250;
 
 /** A series as JSON has it; a count that is no safe integer is digits all the same. */
 export interface Row<Count> {
@@ -20,6 +21,8 @@ export interface Status<Count = bigint> {
   version: string;
   host: string;
   time: string;
+  /** The same in ms since 1970, by a clock that is not set while the meter runs. */
+  clock: number;
   start_time: string;
   execve_counter: Count;
   attempts: { execve: Count; execveat: Count } | null;
@@ -45,8 +48,8 @@ export interface Status<Count = bigint> {
 /** The totals of the last minutes, the oldest first. */
 export interface Past<Count = bigint> {
   start_time: string;
-  /** `time`: ms since 1970, by a clock that is not set. */
-  samples: { time: number; attempts: Count | null; execs: Count; failures: Count | null }[];
+  /** `clock` as in a Status. */
+  samples: { clock: number; attempts: Count | null; execs: Count; failures: Count | null }[];
 }
 
 /**
@@ -66,19 +69,23 @@ export function statuses(
     const { series } = rates;
     const named = (name: Rated["name"]) => series.filter((each) => each.name === name);
     const [rows, failed, watched] = [named("exec"), named("failed"), named("watched")];
-    const { time, startTime, attempts, execs, by, programs, tables } = snapshot;
+    const { time, clock, startTime, attempts, execs, by, programs, tables } = snapshot;
     return {
-      ...{ version, host, time: time.toISOString(), start_time: startTime.toISOString() },
+      ...{ version, host, time: time.toISOString(), clock: performance.timeOrigin + clock },
+      start_time: startTime.toISOString(),
       execve_counter: headline(snapshot),
       attempts: attempts ?? null,
       execs,
       failures: totalsOf(snapshot).failures ?? null,
       doubts: [fallen() ?? [], doubts(snapshot)].flat(),
       by,
-      rows: most(rows),
+      rows: most(rows, MOST),
       all_rows: rows.length,
-      failed: most(failed.filter(({ count }) => count > 0n)),
-      watched: most(watched),
+      failed: most(
+        failed.filter(({ count }) => count > 0n),
+        MOST,
+      ),
+      watched: most(watched, MOST_WATCHED),
       all_watched: watched.length,
       programs: programs.map(({ name, hook, id }) => ({ name, hook, id })),
       tables,
@@ -91,7 +98,7 @@ export function past(history: History, now: Snapshot): Past {
   return {
     start_time: now.startTime.toISOString(),
     samples: history.samples.map(({ clock, attempts, execs, failures }) => ({
-      time: now.time.getTime() - Math.round(now.clock - clock),
+      clock: performance.timeOrigin + clock,
       attempts: attempts ?? null,
       execs,
       failures: failures ?? null,
@@ -99,36 +106,48 @@ export function past(history: History, now: Snapshot): Past {
   };
 }
 
-/** The first MOST by each of the page's orders. */
-function most(series: readonly Rated[]): Row<bigint>[] {
+/** The first by each of the page's orders. */
+function most(series: readonly Rated[], limit: number): Row<bigint>[] {
   const chosen = new Set([
-    ...first(series, ({ second }) => second ?? 0),
-    ...first(series, ({ minute }) => minute ?? 0),
-    ...first(series, ({ start }) => start),
+    ...first(series, limit, ({ second }) => second ?? 0),
+    ...first(series, limit, ({ minute }) => minute ?? 0),
+    ...first(series, limit, ({ count }) => Number(count)),
   ]);
   return [...chosen].map(({ labels, count, second, minute }) => ({
     ...{ labels, count, second: second ?? null, minute: minute ?? null },
   }));
 }
 
-/** The MOST series with the highest figures; numbers alone are sorted far faster than series. */
-function first(series: readonly Rated[], figure: (each: Rated) => number): Rated[] {
-  const least = Float64Array.from(series, figure).sort().at(-MOST) ?? 0;
+/** The series with the highest figures; numbers alone are sorted far faster than series. */
+function first(series: readonly Rated[], limit: number, figure: (each: Rated) => number): Rated[] {
+  const least = Float64Array.from(series, figure).sort().at(-limit) ?? 0;
   const above = series.filter((each) => figure(each) > least);
   const same = series.filter((each) => figure(each) === least);
-  return [...above, ...same.slice(0, MOST - above.length)];
+  return [...above, ...same.slice(0, limit - above.length)];
 }
 
+/** What is short where runs of a program were skipped; see docs/kernels.md. */
+const SHORT: Record<string, string> = {
+  count_execve: "calls of execve are short by as many",
+  count_execveat: "calls of execveat are short by as many",
+  count_attempts: "calls are short by up to as many",
+  count_execve_failure: "failed calls of execve are short by up to as many",
+  count_execveat_failure: "failed calls of execveat are short by up to as many",
+  count_failures: "failed calls are short by up to as many",
+  count_exec: `programs started are ${OTHER} instead of who they were, and not among the watched`,
+};
+
 /** In sentences. */
-export function doubts({ missed, by, tables }: Snapshot): string[] {
+export function doubts({ programs, by, tables }: Snapshot): string[] {
   const table = tables.find(({ name }) => name === EXECS_MAP);
   const full = by.length > 0 && table && table.entries >= table.capacity;
   return [
-    ...(missed === undefined
-      ? ["This kernel does not say how many runs it skips: attempts may be counted short."]
-      : missed > 0n
-        ? [`The kernel skipped ${missed} runs: attempts are short by as many.`]
-        : []),
+    ...(programs.some(({ misses }) => misses === undefined)
+      ? ["This kernel does not say how many runs it skips: calls may be counted short."]
+      : []),
+    ...programs
+      .filter(({ misses }) => misses)
+      .map(({ name, misses }) => `The kernel skipped ${misses} runs of ${name}: ${SHORT[name]}.`),
     ...(full ? [`The table is full: what has no row of its own counts as ${OTHER}.`] : []),
   ];
 }

@@ -31,7 +31,7 @@ export interface Answer {
   status?: number;
   /** The type that was asked for, by default. */
   type?: string;
-  /** Its Content-Security-Policy; by default it may load and run nothing. */
+  /** Its Content-Security-Policy, whatever is set for all; by default it may load and run nothing. */
   policy?: string;
   body: string;
 }
@@ -79,7 +79,7 @@ const compress = promisify(gzip);
 interface Sheet {
   status: number;
   type: string;
-  policy: string;
+  policy: string | undefined;
   body: Buffer;
   gzip?: Promise<Buffer>;
 }
@@ -175,7 +175,7 @@ function toSheets({ types, make }: Page, onError: (error: unknown) => void): She
   );
 }
 
-function sheet({ status = 200, type = TEXT, policy = NOTHING, body }: Answer): Sheet {
+function sheet({ status = 200, type = TEXT, policy, body }: Answer): Sheet {
   return { status, type, policy, body: Buffer.from(body) };
 }
 
@@ -253,8 +253,10 @@ async function answer(
     vary: "accept, accept-encoding",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "content-security-policy": sheet.policy,
+    "content-security-policy": NOTHING,
     ...protection.headers,
+    // Another one would stop its scripts, and none is stricter.
+    ...(sheet.policy && { "content-security-policy": sheet.policy }),
   });
   connections.answer(client, body.length);
   response.once("finish", () => connections.sent(client, body.length));

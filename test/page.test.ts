@@ -27,8 +27,15 @@ test("the page may run and look like what is in it, and nothing else", () => {
   expect(directives.get("script-src")).toEqual(inside("script"));
   expect(inside("style")).toHaveLength(2);
   expect(directives.get("style-src")).toEqual(inside("style"));
-  expect(directives.get("default-src")).toEqual(["'none'"]);
-  expect(directives.get("connect-src")).toEqual(["'self'"]);
+  const rest = [...directives].filter(([name]) => !/^(script|style)-src$/.test(name));
+  expect(rest.map((directive) => directive.flat().join(" "))).toEqual([
+    "default-src 'none'",
+    "connect-src 'self'",
+    "img-src data:",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+  ]);
 });
 
 test("the page is one document under 100 kB that names no other host", () => {
@@ -84,14 +91,25 @@ test("a status says what is counted, and null for what is not", () => {
   });
 });
 
+const { programs } = snapshot();
+const skipping = (name: string, misses: bigint | undefined) => ({
+  programs: [...programs, { ...programs[0], name, misses } as (typeof programs)[number]],
+});
+
 test.each([
   [{}, []],
-  [{ missed: 7n }, [/skipped 7 runs/]],
-  [{ missed: undefined }, [/does not say how many/]],
+  [skipping("count_execve", 7n), [/skipped 7 runs of count_execve: calls of execve are short/]],
+  [skipping("count_execveat", 7n), [/7 runs of count_execveat: calls of execveat are short/]],
+  [skipping("count_attempts", 7n), [/7 runs of count_attempts: calls are short by up to/]],
+  [skipping("count_execve_failure", 7n), [/failed calls of execve are short by up to/]],
+  [skipping("count_execveat_failure", 7n), [/failed calls of execveat are short by up to/]],
+  [skipping("count_failures", 7n), [/failed calls are short by up to/]],
+  [skipping("count_exec", 7n), [/7 runs of count_exec: programs started are other/]],
+  [skipping("count_failures", undefined), [/does not say how many/]],
   [{ tables: [{ name: "execs", entries: 16, capacity: 16 }] }, [/table is full/]],
   // Without labels it has two rows, and is always full.
   [{ by: [], tables: [{ name: "execs", entries: 2, capacity: 2 }] }, []],
-])("what %o has against it is said", (changes, expected) => {
+])("what a snapshot has against it is said: %#", (changes, expected) => {
   expect(doubts(snapshot(changes))).toEqual(expected.map((word) => expect.stringMatching(word)));
 });
 
@@ -99,10 +117,29 @@ test("the history is told by a clock that nobody sets", () => {
   const history = new History();
   history.add(snapshot({ clock: 1000, attempts: undefined }));
   history.add(snapshot({ clock: 3000, failures: undefined }));
-  // The clock on the wall has been set back by an hour meanwhile.
-  const now = snapshot({ clock: 4000, time: new Date("2026-11-23T03:50:01Z") });
-  expect(past(history, now).samples).toEqual([
-    { time: Date.parse("2026-11-23T03:49:58Z"), attempts: null, execs: 21n, failures: 4n },
-    { time: Date.parse("2026-11-23T03:50:00Z"), attempts: 25n, execs: 21n, failures: null },
-  ]);
+  const now = snapshot({ clock: 4000 });
+  expect(past(history, now)).toEqual({
+    start_time: now.startTime.toISOString(),
+    samples: [
+      { clock: performance.timeOrigin + 1000, attempts: null, execs: 21n, failures: 4n },
+      { clock: performance.timeOrigin + 3000, attempts: 25n, execs: 21n, failures: null },
+    ],
+  });
+  const { clock } = statuses("", "", () => undefined)(now);
+  expect(clock).toBe(performance.timeOrigin + 4000);
+});
+
+test("of rows that nobody runs any more the page gets those with the most", () => {
+  const status = statuses("", "", () => undefined);
+  // The clock was set before the meter's start.
+  const time = new Date(0);
+  const { rows: got } = status(snapshot({ time, by: ["command"], execsBy: rows(1000) }));
+  const most = Array.from({ length: 25 }, (_, i) => BigInt(975 + i));
+  expect(got.map(({ count }) => count)).toEqual(expect.arrayContaining(most));
+  const watched = new Map(Array.from({ length: 1000 }, (_, i) => [`w${i}`, BigInt(i)]));
+  const all = status(snapshot({ watched }));
+  const names = Array.from({ length: 250 }, (_, i) => `w${750 + i}`);
+  expect(all.watched.map(({ labels }) => labels.command)).toEqual(expect.arrayContaining(names));
+  expect(all.watched.length).toBeLessThan(1000);
+  expect(all.all_watched).toBe(1000);
 });

@@ -9,8 +9,9 @@ const START = snapshot().startTime.getTime();
 function at(seconds: number, counts: Record<string, bigint>, more: Partial<Snapshot> = {}) {
   const clock = 5_000 + seconds * 1000;
   const rows = Object.entries(counts).map(([command, count]) => ({ labels: { command }, count }));
+  const execs = Object.values(counts).reduce((sum, count) => sum + count, 0n);
   return snapshot({
-    ...{ clock, time: new Date(START + seconds * 1000), by: ["command"], execsBy: rows },
+    ...{ clock, time: new Date(START + seconds * 1000), by: ["command"], execsBy: rows, execs },
     ...{ failures: undefined, watched: new Map() },
     ...more,
   });
@@ -63,6 +64,23 @@ test("a row that came with no column of its own has rates of 0 until there is on
   expect(rate(rates, "nc")?.slice(0, 2)).toEqual([0, 0]);
 });
 
+test("a row under a new name has no rate before it was seen under it", () => {
+  const rates = new Rates();
+  rates.add(at(1, { "4242": 1_000_000n }));
+  rates.add(at(2, { alice: 1_000_001n }));
+  expect(rate(rates, "alice")?.slice(0, 2)).toEqual([undefined, undefined]);
+  rates.add(at(3, { alice: 1_000_003n }));
+  expect(rate(rates, "alice")?.slice(0, 2)).toEqual([2, undefined]);
+  for (let second = 4; second < 70; second++) rates.add(at(second, { alice: 1_000_003n }));
+  expect(rate(rates, "alice")?.slice(0, 2)).toEqual([0, 0]);
+});
+
+test("where the clock was before the start no rate is made of that", () => {
+  const rates = new Rates();
+  rates.add(at(-5, { sh: 1n }));
+  expect(rate(rates, "sh")?.[2]).toBe(0);
+});
+
 test("what falls, and what is gone and comes again, makes no negative rate", () => {
   const rates = new Rates();
   rates.add(at(1, { sh: 100n }));
@@ -77,9 +95,9 @@ test("after a long pause there is no rate of now", () => {
   const rates = new Rates();
   rates.add(at(1, { sh: 1n }));
   rates.add(at(2, { sh: 2n }));
-  rates.add(at(600, { sh: 1000n }));
+  rates.add(at(48, { sh: 1000n }));
   expect(rate(rates, "sh")?.slice(0, 2)).toEqual([undefined, undefined]);
-  rates.add(at(601, { sh: 1010n }));
+  rates.add(at(49, { sh: 1010n }));
   expect(rate(rates, "sh")?.slice(0, 2)).toEqual([10, 10]);
 });
 
@@ -115,4 +133,5 @@ test("the history keeps the last ten minutes of seconds, and no more", () => {
   expect(history.samples).toHaveLength(History.MOST);
   const last = { clock: 5000 + 700_000, attempts: 25n, execs: 2800n, failures: undefined };
   expect(history.samples.at(-1)).toEqual(last);
+  expect(history.samples[0]?.clock).toBe(last.clock - (History.MOST - 1) * 1000);
 });

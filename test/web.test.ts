@@ -63,6 +63,34 @@ test("it answers on every address", async () => {
   for (const each of web.origins) expect(await (await fetch(each)).text()).toBe("hello\n");
 });
 
+test("what is no page may load and run nothing; a page has a policy of its own, whatever is set for all", async () => {
+  const policy = "script-src 'self'";
+  const pages = new Map<string, Page>([
+    ["/", { types: [TEXT], make: () => ({ body: "hello\n", policy }) }],
+    ["/metrics", page(() => "x 1\n")],
+  ]);
+  const own = {
+    headers: { "Content-Security-Policy": "default-src *", "X-Frame-Options": "DENY" },
+  };
+  for (const [protection, others] of [
+    [{ headers: {} }, "default-src 'none'; frame-ancestors 'none'"],
+    [own, "default-src *"],
+  ] as const) {
+    const web = await serve([LOOPBACK], pages, () => {}, { protection: () => protection });
+    for (const [path, expected] of [
+      ["/", policy],
+      ["/metrics", others],
+      ["/nothing", others],
+    ] as const) {
+      const { headers } = await get(path, {}, "GET", web.origins[0]);
+      expect(headers["content-security-policy"]).toBe(expected);
+      expect(headers["x-content-type-options"]).toBe("nosniff");
+      expect(headers["referrer-policy"]).toBe("no-referrer");
+    }
+    web.close();
+  }
+});
+
 test.each([
   [undefined, PLAIN],
   ["*/*", PLAIN],

@@ -7,23 +7,30 @@ declare const uPlot: typeof UPlot;
 /** As JSON brings it: what is no safe integer comes as a bigint where the browser can. */
 type Count = number | bigint;
 
-/** Milliseconds between two questions, and until one is given up. */
+/** Milliseconds between two questions, at least and at most, and until one is given up. */
 const PERIOD = 1000;
-const PATIENCE = 10_000;
+const LONGEST = 30_000;
+const PATIENCE = 5_000;
 /** Of the meter's time, what one page takes at most. */
 const SHARE = 0.01;
 /** Milliseconds that the chart goes back: at most, and at least. */
 const WINDOW = 600_000;
 const SHORTEST = 60_000;
-/** Rows of a table that are shown. */
+/** Rows of a table that are shown, and of what somebody chose to watch. */
 const MOST = 25;
+const MOST_WATCHED = 250;
+/** How long it is said that a new meter counts. */
+const NEWS = 60_000;
 
 const SERIES = ["attempts", "execs", "failures"] as const;
 type Name = (typeof SERIES)[number];
+/** As the legend has them, for who cannot tell the colours apart. */
+const DASHES = { attempts: [], execs: [8, 4], failures: [2, 3] };
 const NAMES = { attempts: "calls", execs: "programs started", failures: "failed calls" };
 
 interface Sample extends Record<Name, Count | null> {
-  time: number;
+  /** Milliseconds since 1970, by a clock that is not set. */
+  clock: number;
   /** What it counts from: another one has other counts. */
   start: string;
 }
@@ -37,6 +44,10 @@ let order: Order = "minute";
 let paused = false;
 /** Whether something may have been counted that was not asked for. */
 let behind = true;
+/** From the samples' clock to the one on the wall, in milliseconds. */
+let offset = 0;
+/** When another meter answered for the first time. */
+let anew: Date | undefined;
 /** Since when the meter has not answered. */
 let lost: Date | undefined;
 let timer: ReturnType<typeof setTimeout> | undefined;
@@ -56,18 +67,30 @@ function setText(node: Element, text: string): void {
 }
 
 function parse(text: string) {
-  return JSON.parse(text, (_, value, context?: { source?: string }) =>
+  const digits = (_: string, value: unknown, context?: { source?: string }) =>
     typeof value === "number" && !Number.isSafeInteger(value) && /^\d+$/.test(context?.source ?? "")
       ? BigInt(context?.source as string)
-      : value,
-  );
+      : value;
+  try {
+    const value = JSON.parse(text, digits);
+    if (typeof value.start_time === "string") return value;
+  } catch {
+    // somebody else's words
+  }
+  throw new Error("an answer that is none of a meter");
 }
 
 async function ask(path: string) {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  // Not relative: the page's own address may have a password in it.
+  const url = new URL(path, location.origin + location.pathname);
+  const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) })
+    // Whatever a browser says of it.
+    .catch(() => Promise.reject(new Error("no connection")));
   const text = await response.text();
-  if (!response.ok) throw new Error(text.trim() || `status ${response.status}`);
-  return parse(text);
+  if (response.ok) return parse(text);
+  const plain = response.headers.get("content-type")?.startsWith("text/plain");
+  const why = plain ? (text.split("\n", 1)[0] ?? "").slice(0, 200) : "";
+  throw new Error(why || `status ${response.status}`);
 }
 
 /** Asks now, and from then on again and again, unless nobody looks. */
@@ -83,39 +106,43 @@ async function poll(): Promise<void> {
     const before = behind ? await past() : samples;
     const status: Status<Count> = await ask("api/v1/status");
     if (mine !== turn) return;
-    wait = Math.max(PERIOD, (status.seconds * 1000) / SHARE);
-    const begun = last !== undefined && last.start_time !== status.start_time;
+    // Another build's answers are for another build's page.
+    if (last && last.version !== status.version) return location.reload();
+    if (last && last.start_time !== status.start_time) anew = new Date();
     samples = before;
+    take(status);
+    show(status);
     last = status;
     behind = false;
     lost = undefined;
-    take(status);
-    show(status);
-    setState("live", begun ? "live; the meter began anew" : "live");
+    wait = Math.min(LONGEST, Math.max(PERIOD, (status.seconds * 1000) / SHARE || 0));
+    const pace = wait >= 2 * PERIOD ? `, every ${Math.round(wait / 1000)} seconds` : "";
+    const fresh = anew && Date.now() - anew.getTime() < NEWS ? anew : undefined;
+    setState("live", `live${pace}${fresh ? `; the meter began anew, at ${clock(fresh)}` : ""}`);
   } catch (error) {
     if (mine !== turn) return;
     behind = true;
     lost ??= new Date();
-    const why = error instanceof TypeError ? "no connection" : (error as Error).message;
-    setState("lost", `no answer since ${clock(lost)} (${why}); trying again`);
+    setState("lost", `no answer since ${clock(lost)} (${(error as Error).message}); trying again`);
   }
   timer = setTimeout(poll, wait);
 }
 
+/** What was counted while nobody asked; what was seen of meters before, and before that, stays. */
 async function past(): Promise<Sample[]> {
   const { start_time, samples: found }: Past<Count> = await ask("api/v1/history");
-  const before = samples.filter(({ start }) => start !== start_time);
+  const first = found[0]?.clock ?? Number.POSITIVE_INFINITY;
+  const before = samples.filter(({ clock }) => clock < first);
   return [...before, ...found.map((sample) => ({ ...sample, start: start_time }))];
 }
 
-function take({ time, start_time, attempts, execs, failures }: Status<Count>): void {
+function take({ time, clock: now, start_time, attempts, execs, failures }: Status<Count>): void {
   const sum = attempts && BigInt(attempts.execve) + BigInt(attempts.execveat);
-  const now = Date.parse(time);
-  // A clock that was set back leaves nothing that could be drawn.
-  samples = samples.filter((sample) => sample.time > now - WINDOW && sample.time < now);
+  offset = Date.parse(time) - now;
+  samples = samples.filter(({ clock }) => clock > now - WINDOW && clock < now);
   // Of a moment no rate can be made.
-  if (now - (samples.at(-1)?.time ?? 0) > PERIOD / 2) {
-    samples.push({ time: now, start: start_time, attempts: sum, execs, failures });
+  if (now - (samples.at(-1)?.clock ?? 0) > PERIOD / 2) {
+    samples.push({ clock: now, start: start_time, attempts: sum, execs, failures });
   }
   points = ratesOf(samples);
 }
@@ -124,12 +151,12 @@ function take({ time, start_time, attempts, execs, failures }: Status<Count>): v
 function ratesOf(all: readonly Sample[]): typeof points {
   const spans = all.slice(1).map((to, i) => [all[i] as Sample, to] as const);
   const rate = (name: Name, [from, to]: (typeof spans)[number]) => {
-    const seconds = (to.time - from.time) / 1000;
+    const seconds = (to.clock - from.clock) / 1000;
     if (from.start !== to.start || from[name] === null || to[name] === null) return null;
     return Math.max(0, Number(BigInt(to[name]) - BigInt(from[name])) / seconds);
   };
   return [
-    spans.flatMap(([from, to]) => [from.time / 1000, to.time / 1000]),
+    spans.flatMap(([from, to]) => [from.clock / 1000, to.clock / 1000]),
     ...SERIES.map((name) => spans.flatMap((span) => [rate(name, span), rate(name, span)])),
   ];
 }
@@ -171,7 +198,8 @@ function show(status: Status<Count>): void {
   setText(element("version"), status.version);
   const since = element<HTMLTimeElement>("since");
   since.dateTime = status.start_time;
-  setText(since, new Date(status.start_time).toLocaleString());
+  const words = { dateStyle: "medium", timeStyle: "long" } as const;
+  setText(since, new Date(status.start_time).toLocaleString([], words));
 
   setText(element("execve"), digits(status.attempts?.execve ?? null));
   setText(element("execveat"), digits(status.attempts?.execveat ?? null));
@@ -193,11 +221,12 @@ function show(status: Status<Count>): void {
     element("watched-note"),
     status.all_watched === 0
       ? "Nothing is: execve-counter watch add NAME."
-      : status.all_watched > MOST
-        ? `${MOST} of ${digits(status.all_watched)}.`
+      : status.all_watched > MOST_WATCHED
+        ? `${MOST_WATCHED} of ${digits(status.all_watched)}.`
         : "",
   );
-  showRows(element("watched"), status.all_watched > 0 ? ["command"] : [], status.watched);
+  const watched = status.all_watched > 0 ? ["command"] : [];
+  showRows(element("watched"), watched, status.watched, MOST_WATCHED);
   setText(
     element("failed-note"),
     status.failures === null
@@ -222,8 +251,8 @@ function show(status: Status<Count>): void {
       )
       .join(" · "),
   );
-  showLegend();
-  showChart(Date.parse(status.time) / 1000);
+  showLegend(status);
+  showChart(status.clock / 1000);
 }
 
 function showDoubts(doubts: readonly string[]): void {
@@ -248,12 +277,17 @@ interface Column {
 }
 
 /** Series by their labels, in the order of choice. */
-function showRows(table: HTMLElement, labels: readonly string[], rows: Row<Count>[]): void {
+function showRows(
+  table: HTMLElement,
+  labels: readonly string[],
+  rows: Row<Count>[],
+  most = MOST,
+): void {
   const sorted = [...rows]
     .sort(
       (a, b) => Number(b[order] ?? 0) - Number(a[order] ?? 0) || Number(b.count) - Number(a.count),
     )
-    .slice(0, MOST);
+    .slice(0, most);
   const columns = [
     ...labels.map((title) => ({ title })),
     ...(Object.keys(ORDERS) as Order[]).map((sorts) => ({
@@ -272,8 +306,9 @@ function showRows(table: HTMLElement, labels: readonly string[], rows: Row<Count
   );
 }
 
-/** Changes only what is another: a row that stays keeps its place, its focus and its selection. */
+/** Changes only the cells whose text is another; what has no columns is not there. */
 function showTable(table: HTMLElement, columns: Column[], rows: string[][]): void {
+  (table.parentElement as HTMLElement).hidden = columns.length === 0;
   const titles = columns.map(({ title }) => title).join("\n");
   if (table.dataset.titles !== titles) {
     table.dataset.titles = titles;
@@ -329,10 +364,12 @@ function heading({ title, number, sorts }: Column): HTMLElement {
 }
 
 /** What each line of the chart is, and how high: where the pointer is, or now. */
-function showLegend(at: number = points[0].length - 1): void {
+function showLegend(status: Status<Count> | undefined, at = points[0].length - 1): void {
+  if (!status) return;
   const legend = element("legend");
-  const counted = SERIES.filter((name) => last?.[name] !== null);
-  if (legend.children.length !== counted.length + 1) {
+  const counted = SERIES.filter((name) => status[name] !== null);
+  if (legend.dataset.names !== counted.join()) {
+    legend.dataset.names = counted.join();
     legend.replaceChildren(
       ...counted.map((name) => {
         const item = make("li");
@@ -342,21 +379,20 @@ function showLegend(at: number = points[0].length - 1): void {
       make("li"),
     );
   }
-  const values = counted.map((name) => {
+  const values = counted.map((name, i) => {
     const rates = points[SERIES.indexOf(name) + 1] as (number | null)[];
     const known = rates.filter((rate) => rate !== null);
-    setText(
-      legend.querySelector(`[data-series=${name}]`) as Element,
-      `${NAMES[name]} ${perSecond(rates[at])}`,
-    );
+    setText(legend.children[i] as Element, `${NAMES[name]} ${perSecond(rates[at])}`);
     return `${NAMES[name]} ${perSecond(rates.at(-1))} now, ${perSecond(Math.max(0, ...known))} at most`;
   });
   const time = points[0][at];
-  setText(
-    legend.lastElementChild as Element,
-    time === undefined ? "" : `at ${clock(new Date(time * 1000))}`,
-  );
+  setText(legend.lastElementChild as Element, time === undefined ? "" : `at ${label(time)}`);
   element("chart").ariaLabel = `Per second: ${values.join("; ")}`;
+}
+
+/** The time of a point, on the wall. */
+function label(seconds: number): string {
+  return clock(new Date(seconds * 1000 + offset));
 }
 
 function showChart(now: number): void {
@@ -373,6 +409,7 @@ function makeChart(): UPlot {
   const colour = (name: string) => {
     const probe = make("span");
     probe.style.color = `var(--${name})`;
+    probe.style.forcedColorAdjust = "none";
     place.append(probe);
     const { color } = style(probe);
     probe.remove();
@@ -393,7 +430,7 @@ function makeChart(): UPlot {
       axes: [
         {
           ...axis,
-          values: (_, times) => times.map((time) => clock(new Date(time * 1000))),
+          values: (_, times) => times.map(label),
           space: 90,
         },
         { ...axis, size: 64, values: (_, rates) => rates.map(short) },
@@ -404,9 +441,10 @@ function makeChart(): UPlot {
           stroke: colour(name),
           width: 2,
           points: { show: false },
+          dash: DASHES[name],
         })),
       ],
-      hooks: { setCursor: [({ cursor }) => showLegend(cursor.idx ?? undefined)] },
+      hooks: { setCursor: [({ cursor }) => showLegend(last, cursor.idx ?? undefined)] },
     },
     points as UPlot.AlignedData,
     place,
@@ -431,9 +469,11 @@ new ResizeObserver(() => {
   const { clientWidth: width, clientHeight: height } = element("chart");
   chart?.setSize({ width, height });
 }).observe(element("chart"));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  chart?.destroy();
-  chart = undefined;
-  if (last) show(last);
-});
+for (const colours of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
+  matchMedia(colours).addEventListener("change", () => {
+    chart?.destroy();
+    chart = undefined;
+    if (last) show(last);
+  });
+}
 poll();
