@@ -247,7 +247,7 @@ async function answer(
   }
   // What comes with a request is not read, so nothing can come after it.
   if (hasBody(request)) response.setHeader("connection", "close");
-  response.writeHead(sheet.status, {
+  const fields = {
     "content-type": sheet.type,
     "content-length": body.length,
     vary: "accept, accept-encoding",
@@ -255,9 +255,12 @@ async function answer(
     "referrer-policy": "no-referrer",
     "content-security-policy": NOTHING,
     ...protection.headers,
-    // Another one would stop its scripts, and none is stricter.
-    ...(sheet.policy && { "content-security-policy": sheet.policy }),
-  });
+  };
+  // One by one: of two spellings of a name the last counts, and not both.
+  for (const [name, value] of Object.entries(fields)) response.setHeader(name, value);
+  // Another one would stop its scripts, and none is stricter.
+  if (sheet.policy) response.setHeader("content-security-policy", sheet.policy);
+  response.writeHead(sheet.status);
   connections.answer(client, body.length);
   response.once("finish", () => connections.sent(client, body.length));
   response.end(method === "HEAD" ? undefined : body);
