@@ -26,7 +26,7 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
 	$(if $(filter test,$(MAKECMDGOALS)),groff-base libfaketime openssl) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
-	$(if $(filter pictures,$(MAKECMDGOALS)),pngquant) \
+	$(if $(filter pictures,$(MAKECMDGOALS)),aha pngquant) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),$(if $(ARM64),qemu-system-arm lld dpkg-dev \
 		gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross)) \
@@ -71,7 +71,7 @@ help:
 	@echo 'make format mend what the formatters can'
 	@echo 'make bench  measure'
 	@echo 'make soak   storm it for half an hour, and see what is lost or grows (MINUTES=60: longer)'
-	@echo 'make pictures  draw those of docs/ anew, from three minutes of load (MINUTES=1: less)'
+	@echo 'make pictures  draw those of docs/ and README.md anew, from three minutes of load'
 	@echo 'make clean  remove what was built'
 
 deps: packages node_modules/.package-lock.json

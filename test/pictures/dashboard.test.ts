@@ -11,6 +11,7 @@ import { projectPath } from "../support/files.ts";
 import { Meter, STORM } from "../support/meter.ts";
 import { withPrometheus } from "../support/prometheus.ts";
 import { Runc } from "../support/runc.ts";
+import { drawScreens } from "./screens.ts";
 
 const MINUTES = Number(process.env.MINUTES);
 /** Seconds between scrapes, and between the points of a graph. */
@@ -32,7 +33,9 @@ test("every panel of the dashboard has something to show, and is drawn", async (
     };
     await withPrometheus(scrape, async (_, prometheus) => {
       const start = Date.now() / 1000;
-      await load(runc);
+      // The build is over then, and all the load has begun.
+      const seen = sleep(RANGE * 1000 * 0.6).then(() => drawScreens(meter));
+      await Promise.all([load(runc), seen]);
       await draw(prometheus, start + RANGE);
     });
   } finally {
