@@ -147,15 +147,25 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
                        });
   }
 
-  // new Session(objectPath: string, log: (level: string, message: string) => void)
+  // new Session(object: string | Uint8Array, log: (level: string, message: string) => void)
   explicit SessionWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-    const std::string path = StringArgument(info, 0, "objectPath");
+    const bool read = info[0].IsTypedArray() &&
+                      info[0].As<Napi::TypedArray>().TypedArrayType() == napi_uint8_array;
+    const std::string path = read ? "" : StringArgument(info, 0, "object");
     if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "log must be a function");
     log_ = Napi::Persistent(info[1].As<Napi::Function>());
     Call(info.Env(), [&] {
-      session_ = std::make_unique<Session>(path, [this](LogLevel level, std::string message) {
+      const auto log = [this](LogLevel level, std::string message) {
         messages_.emplace_back(level, std::move(message));
-      });
+      };
+      if (read) {
+        const auto bytes = info[0].As<Napi::Uint8Array>();
+        const std::string_view object(reinterpret_cast<const char*>(bytes.Data()),
+                                      bytes.ByteLength());
+        session_ = std::make_unique<Session>(object, log);
+      } else {
+        session_ = std::make_unique<Session>(path, log);
+      }
     });
   }
 

@@ -215,13 +215,24 @@ class Session::LogScope {
   const Log* previous_;
 };
 
-Session::Session(const std::string& object_path, Log log)
-    : log_(std::move(log)), object_(nullptr, bpf_object__close) {
+Session::Session(Log log) : log_(std::move(log)), object_(nullptr, bpf_object__close) {
   static std::once_flag once;
   std::call_once(once, [] { libbpf_set_print(Print); });
+}
 
+Session::Session(const std::string& object_path, Log log) : Session(std::move(log)) {
   LogScope scope(*this);
   object_.reset(bpf_object__open_file(object_path.c_str(), nullptr));
+  if (!object_) throw Failure("open", errno);
+}
+
+Session::Session(std::string_view object, Log log) : Session(std::move(log)) {
+  LogScope scope(*this);
+  bpf_object_open_opts options{};
+  options.sz = sizeof(options);
+  options.object_name = "execve_counter";
+  // What libbpf keeps of it, it copies.
+  object_.reset(bpf_object__open_mem(object.data(), object.size(), &options));
   if (!object_) throw Failure("open", errno);
 }
 
@@ -414,11 +425,19 @@ void Session::Follow() {
   std::set<uint32_t> configs;
   std::map<uint32_t, Followed> entries;  // by what they call
   for (const Candidate& each : candidates) {
-    if (map_of(each, COUNTERS_MAP) == counters) configs.insert(map_of(each, CONFIG_MAP));
+    const uint32_t config = map_of(each, CONFIG_MAP);
+    // Without one where it went while it was looked at.
+    if (config && map_of(each, COUNTERS_MAP) == counters) configs.insert(config);
     for (const auto& [name, map] : each.maps) {
       if (map.type != BPF_MAP_TYPE_PROG_ARRAY) continue;
       const uint32_t called = InSlot(map.id);
       entries[called] = {called, each.info.id, map.id, each.info.load_time};
+    }
+  }
+  for (const Candidate& each : candidates) {
+    for (const auto& [name, map] : each.maps) {
+      if (map.type != BPF_MAP_TYPE_PROG_ARRAY || !configs.count(map_of(each, CONFIG_MAP))) continue;
+      if (!InSlot(map.id)) throw Failure(std::string("slot ") + each.info.name, ESTALE);
     }
   }
   std::map<std::string, Followed> followed;
@@ -451,13 +470,17 @@ void Session::Follow() {
 
   Plan plan;
   plan.programs = programs;
-  const Fd keys = FollowMap(map_of(*counting_execs, CONFIG_MAP), sizeof(uint32_t), sizeof(config));
+  const Fd keys = FollowMap(map_of(*counting_execs, CONFIG_MAP), BPF_MAP_TYPE_ARRAY,
+                            sizeof(uint32_t), sizeof(config));
   const uint32_t index = 0;
   if (bpf_map_lookup_elem(keys.get(), &index, &plan.keys) < 0) throw Failure("follow", errno);
-  Fd execs = FollowMap(map_of(*counting_execs, EXECS_MAP), sizeof(exec_key), sizeof(uint64_t));
+  Fd execs = FollowMap(map_of(*counting_execs, EXECS_MAP), BPF_MAP_TYPE_HASH, sizeof(exec_key),
+                       sizeof(uint64_t));
   plan.rows = MapInfoOf(execs.get()).max_entries;
   std::optional<Fd> failed;
-  if (failures_map) failed = FollowMap(failures_map, sizeof(uint32_t), sizeof(failures));
+  if (failures_map) {
+    failed = FollowMap(failures_map, BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(failures));
+  }
 
   plan_ = plan;
   followed_ = followed;
@@ -469,11 +492,15 @@ void Session::Follow() {
   MakeRoom();
 }
 
-Fd Session::FollowMap(uint32_t id, uint32_t key_size, uint32_t value_size) {
+Fd Session::FollowMap(uint32_t id, uint32_t type, uint32_t key_size, uint32_t value_size) {
   Fd map(bpf_map_get_fd_by_id(id));
   if (!map) throw Failure("follow", errno == ENOENT ? ESRCH : errno);
   const bpf_map_info info = MapInfoOf(map.get());
-  if (info.key_size != key_size || info.value_size != value_size) throw Failure("follow", EINVAL);
+  // More than a meter ever has would not fit into memory.
+  if (info.type != type || info.key_size != key_size || info.value_size != value_size ||
+      info.max_entries > 65536) {
+    throw Failure("follow", EINVAL);
+  }
   return map;
 }
 

@@ -117,6 +117,8 @@ class Session {
  public:
   // Opens and parses the object file; touches nothing in the kernel.
   Session(const std::string& object_path, Log log);
+  // The same of an object file that was read before, where it may be out of reach by now.
+  Session(std::string_view object, Log log);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -141,7 +143,9 @@ class Session {
   // count in. Holds the maps, which live on by that when their Session ends, and no program,
   // which would live on, too; changes nothing. To be called again where Programs says ESTALE:
   // what is pinned has new programs when its agent is started again, and the same maps.
-  // ESRCH where nobody counts there any more; EINVAL where the maps are of another version.
+  // ESRCH where nobody counts there any more; EINVAL where the maps are of another version; of
+  // the step "slot <entry>" ESTALE where an entry calls nothing: it is about to, or somebody
+  // has emptied its slot.
   void Follow();
 
   // Takes an advisory lock on a directory, or on a file that is made where it is not, for
@@ -192,6 +196,7 @@ class Session {
 
  private:
   class LogScope;
+  explicit Session(Log log);
   void ReuseMap(bpf_map* map);
   void CheckEntry(const std::string& program);
   void Pin(int fd, const std::string& name);
@@ -201,7 +206,7 @@ class Session {
   bpf_map* Map(const std::string& name);
   uint32_t ReadHash(int fd, uint32_t capacity);
   void MakeRoom();
-  Fd FollowMap(uint32_t id, uint32_t key_size, uint32_t value_size);
+  Fd FollowMap(uint32_t id, uint32_t type, uint32_t key_size, uint32_t value_size);
   ProgramInfo FollowedProgram(const std::string& name);
 
   Log log_;

@@ -237,7 +237,10 @@ program
     const { top } = await import("./top.ts");
     await top(
       { by: undefined, map: undefined, ...flags, logLevel },
-      stopSignal("SIGHUP"),
+      // Whatever else ends it leaves the terminal as it was.
+      stopSignal(
+        ...(process.stdout.isTTY ? (["SIGHUP", "SIGQUIT", "SIGUSR2", "SIGALRM"] as const) : []),
+      ),
       openStdout(),
     );
   });

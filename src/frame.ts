@@ -2,7 +2,7 @@
 import type { Label } from "./labels.ts";
 import { printable } from "./printer.ts";
 import type { Sample } from "./rates.ts";
-import { type Snapshot, totalsOf } from "./snapshot.ts";
+import { doubts, type Snapshot, totalsOf } from "./snapshot.ts";
 import { type Column, filtered, firstOf, NUMBERS, type Row, sumRows, type View } from "./view.ts";
 import { clip, isAscii, width } from "./width.ts";
 
@@ -143,7 +143,7 @@ function header(view: View, moment: Moment, columns: number, most: number, style
   const wave = Number.isFinite(columns) ? history(samples, columns, style) : "";
   const filter =
     view.filter === "" || view.typing ? "" : `rows with ${printable(view.filter)} only`;
-  const said = [notice, filter].filter((text) => text !== "").join("; ");
+  const said = [notice, ...doubts(snapshot), filter].filter((text) => text !== "").join("; ");
   const parts: [importance: number, spans: Span[] | undefined][] = [
     [2, title],
     [3, [[fitted(counts(snapshot), columns)]]],
@@ -158,18 +158,15 @@ function header(view: View, moment: Moment, columns: number, most: number, style
   return parts.filter((part) => kept.includes(part)).map(([, spans]) => spans as Span[]);
 }
 
-/** The totals, and how exact they are. */
+/** The totals, and how exact they are; what they have against them is said where notices are. */
 function counts(snapshot: Snapshot): string[] {
   const { attempts, execs } = totalsOf(snapshot);
-  const { missed } = snapshot;
+  const misses = snapshot.programs.map((program) => program.misses);
+  const missed = misses.reduce((sum = 0n, each = 0n) => sum + each, 0n);
   return [
     `execs ${execs}`,
     ...(attempts === undefined ? [] : [`attempts ${attempts}`]),
-    attempts === undefined || missed === 0n
-      ? "none missed"
-      : missed === undefined
-        ? "what this kernel skips it does not say: attempts may be short"
-        : `${missed} missed: attempts may be that many short`,
+    ...(misses.includes(undefined) ? [] : [missed ? `${missed} missed` : "none missed"]),
   ];
 }
 

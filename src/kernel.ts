@@ -23,6 +23,8 @@ const ADDON = ["build/Release", `prebuilds/linux-${process.arch}`]
   .map((directory) => join(__dirname, "..", directory, "execve_counter.node"))
   .find(existsSync);
 
+let objectRead: Uint8Array | undefined;
+
 export interface MapInfo {
   name: string;
   /** As `bpftool map` shows it. */
@@ -94,7 +96,11 @@ interface NativeError extends Error {
 }
 
 interface Addon {
-  Session: new (objectPath: string, log: (level: string, message: string) => void) => Session;
+  /** Of an object file, by its path or as it was read. */
+  Session: new (
+    object: string | Uint8Array,
+    log: (level: string, message: string) => void,
+  ) => Session;
   /** The ids of the maps of counters that loaded programs count in. */
   findCounters(): number[];
   /** Waits until every program has ended that runs now; see Session::Settle. */
@@ -291,7 +297,7 @@ export interface RunningMeter extends Meter {
  * @throws UserError where it cannot be read
  */
 export function openRunningMeter(mapId: number, log: (line: string) => void): RunningMeter {
-  return withSession(log, (session, addon) => {
+  const follow = (session: Session, addon: Addon): RunningMeter => {
     session.adopt(mapId);
     session.follow();
     const flags = session.flags();
@@ -311,6 +317,7 @@ export function openRunningMeter(mapId: number, log: (line: string) => void): Ru
       programs: () => {
         try {
           programs = followed(session);
+          ended = false;
         } catch (error) {
           if (!isFollow(error, "ESRCH")) throw isNativeError(error) ? translate(error, []) : error;
           ended = true;
@@ -318,18 +325,22 @@ export function openRunningMeter(mapId: number, log: (line: string) => void): Ru
         return programs;
       },
     };
-  });
+  };
+  // For the next one, which may start when the file can be read no more.
+  if (!objectRead && existsSync(OBJECT)) objectRead = readFileSync(OBJECT);
+  return withSession(log, follow, objectRead);
 }
 
 /** Opens a session for `use`; closes it where that fails. */
 function withSession<Result>(
   log: (line: string) => void,
   use: (session: Session, addon: Addon) => Result,
+  object: string | Uint8Array = OBJECT,
 ): Result {
   const addon = loadAddon();
   const complaints: string[] = [];
   return translated(complaints, () => {
-    const session = new addon.Session(OBJECT, (level, message) => {
+    const session = new addon.Session(object, (level, message) => {
       const lines = message.trimEnd().split("\n");
       if (level === "warn") complaints.push(...lines);
       for (const line of lines) log(line);

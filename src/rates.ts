@@ -6,7 +6,7 @@ const SOONEST = 900;
 /** How often, and how long, what the rates of a minute are made of is kept. */
 const STEP = 5_000;
 const MINUTE = 60_000;
-/** After a pause as long as this there is nothing that a rate of now could be made of. */
+/** After a pause longer than this there is nothing that a rate of now could be made of. */
 const FORGET = 45_000;
 
 /** A series and how fast it grows, in counts per second; undefined where nobody knows yet. */
@@ -40,16 +40,23 @@ export class Rates {
   #before: Column | undefined;
   /** One each STEP, of which the first is as old as a minute. */
   #steps: Column[] = [];
+  readonly #forgetAfter: number;
   /** Of the last snapshot, and how old its counts are in seconds. */
   #latest: Series[] = [];
   #age = 0;
+
+  /** @param interval milliseconds between two snapshots, where it is known to be long */
+  constructor(interval = 0) {
+    this.#forgetAfter = Math.max(FORGET, interval);
+  }
 
   add(snapshot: Snapshot): void {
     this.#latest = seriesOf(snapshot);
     this.#age = (snapshot.time.getTime() - snapshot.startTime.getTime()) / 1000;
     const age = this.#now ? snapshot.clock - this.#now.clock : 0;
     if (this.#now && age < SOONEST) return;
-    if (age > FORGET || this.#numbers.size > 2 * this.#latest.length + 1000) this.#forget();
+    if (age > this.#forgetAfter || this.#numbers.size > 2 * this.#latest.length + 1000)
+      this.#forget();
 
     const numbers = this.#numbers;
     const counts = new Float64Array(numbers.size + this.#latest.length).fill(Number.NaN);

@@ -1,5 +1,6 @@
 /** Plain data that says what was counted at one moment; every count is a u64 as bigint. */
-import type { Label } from "./labels.ts";
+import { EXECS_MAP } from "./keys.ts";
+import { type Label, OTHER } from "./labels.ts";
 
 export interface ProgramStats {
   /** The C name: "count_execve". */
@@ -137,6 +138,32 @@ export function totalsOf({ attempts, execs, failures }: Snapshot) {
     execs,
     failures: failures && sum(Object.values(failures).flatMap((counts) => [...counts.values()])),
   };
+}
+
+/** What is short where runs of a program were skipped; see docs/kernels.md. */
+const SHORT: Record<string, string> = {
+  count_execve: "calls of execve are short by as many",
+  count_execveat: "calls of execveat are short by as many",
+  count_attempts: "calls are short by up to as many",
+  count_execve_failure: "failed calls of execve are short by up to as many",
+  count_execveat_failure: "failed calls of execveat are short by up to as many",
+  count_failures: "failed calls are short by up to as many",
+  count_exec: `programs started are ${OTHER} instead of who they were, and not among the watched`,
+};
+
+/** What the numbers have against them, in sentences; nothing where they are exact. */
+export function doubts({ programs, by, tables }: Snapshot): string[] {
+  const table = tables.find(({ name }) => name === EXECS_MAP);
+  const full = by.length > 0 && table && table.entries >= table.capacity;
+  return [
+    ...(programs.some(({ misses }) => misses === undefined)
+      ? ["This kernel does not say how many runs it skips: calls may be counted short."]
+      : []),
+    ...programs
+      .filter(({ misses }) => misses)
+      .map(({ name, misses }) => `The kernel skipped ${misses} runs of ${name}: ${SHORT[name]}.`),
+    ...(full ? [`The table is full: what has no row of its own counts as ${OTHER}.`] : []),
+  ];
 }
 
 /** The snapshot as the JSON interface names it; bigints stay bigints. */

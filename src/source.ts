@@ -26,6 +26,8 @@ export interface SourceOptions {
   /** How to count attempts, and the rows that there is room for, where no meter runs. */
   attempts: Attempts;
   maxSeries: number;
+  /** Milliseconds between two looks. */
+  interval: number;
 }
 
 /** A meter, and what was seen of it. */
@@ -41,6 +43,7 @@ export class Source {
   #log: (line: string) => void;
   readonly #notices: readonly string[];
   readonly #wanted: readonly Label[] | undefined;
+  readonly #interval: number;
   /** The running meters that are not the next one, by their maps. */
   readonly #known: number[];
 
@@ -50,8 +53,9 @@ export class Source {
    *
    * @throws UserError
    */
-  constructor({ by, map, attempts, maxSeries }: SourceOptions, log: Log) {
+  constructor({ by, map, attempts, maxSeries, interval }: SourceOptions, log: Log) {
     this.#wanted = by;
+    this.#interval = interval;
     this.#log = log.debug;
     const notices: string[] = [];
     this.#notices = notices;
@@ -64,18 +68,16 @@ export class Source {
       notices.push("only root can look for a meter that runs");
     }
     if (map !== undefined || this.#known.length > 0) {
-      const meter = openRunningMeter(chooseMeter(this.#known, map, "top"), log.debug);
-      const lacking = lack(meter, by);
-      if (!lacking) {
-        this.#seen = see(meter);
+      const seen = this.#openAtStart(chooseMeter(this.#known, map, "top"));
+      if (typeof seen !== "string") {
+        this.#seen = seen;
         return;
       }
-      meter.close();
       if (map !== undefined) {
         const remedy = "leave out --map, to count by itself, or start the meter with those labels";
-        throw new UserError(lacking, remedy, ExitCode.failed);
+        throw new UserError(seen, remedy, ExitCode.failed);
       }
-      notices.push(lacking);
+      notices.push(seen);
     }
     const kernel = openKernel({
       attempts,
@@ -84,7 +86,7 @@ export class Source {
       ...{ by: by ?? ["command"], maxSeries, watch: [], pin: undefined, log: log.debug },
     });
     if (kernel.fallback) notices.push(`${kernel.fallback}: the raw hook counts`);
-    this.#seen = see(kernel);
+    this.#seen = this.#see(kernel);
   }
 
   /** Whether the meter is another process's. */
@@ -143,27 +145,52 @@ export class Source {
   #takeNext(): boolean {
     const id = findMeters().find((each) => !this.#known.includes(each));
     if (id === undefined) return false;
-    const meter = openRunningMeter(id, this.#log);
-    const lacking = lack(meter, this.#wanted);
-    if (lacking) {
-      meter.close();
-      throw new Error(lacking);
-    }
-    const next = see(meter);
+    const next = this.#open(id);
+    if (typeof next === "string") throw new Error(next);
     this.#known.push(id);
     this.#seen.meter.close();
     this.#seen = next;
     return true;
   }
-}
 
-/** A first look at a meter; closes it where that fails. */
-function see(meter: Meter): Seen {
-  try {
-    return { meter, snapshot: read(meter), rates: new Rates(), history: new History() };
-  } catch (error) {
+  /** A first look at a running meter; or why it is not the one to look at. */
+  #open(id: number): Seen | string {
+    const meter = openRunningMeter(id, this.#log);
+    const lacking = lack(meter, this.#wanted);
+    if (lacking === undefined) return this.#see(meter);
     meter.close();
-    throw error;
+    return lacking;
+  }
+
+  /** The same of one that may just be starting, or be taken over by another agent. */
+  #openAtStart(id: number): Seen | string {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return this.#open(id);
+      } catch (error) {
+        const final = error instanceof UserError && error.exitCode === ExitCode.unable;
+        if (final) throw error;
+        if (attempt === 20) {
+          throw new UserError(
+            `cannot read the meter of map ${id}: ${(error as Error).message}`,
+            "start that meter again",
+            ExitCode.failed,
+          );
+        }
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
+      }
+    }
+  }
+
+  /** A first look at a meter; closes it where that fails. */
+  #see(meter: Meter): Seen {
+    try {
+      const rates = new Rates(2 * this.#interval);
+      return { meter, snapshot: read(meter), rates, history: new History() };
+    } catch (error) {
+      meter.close();
+      throw error;
+    }
   }
 }
 

@@ -1,8 +1,6 @@
 /** What the page at / shows, as it asks for it: a snapshot with rates, cut to what a page holds. */
-import { EXECS_MAP } from "./keys.ts";
-import { OTHER } from "./labels.ts";
 import { type History, type Rated, Rates } from "./rates.ts";
-import { headline, type Snapshot, type TableFill, totalsOf } from "./snapshot.ts";
+import { doubts, headline, type Snapshot, type TableFill, totalsOf } from "./snapshot.ts";
 
 /** How many rows the page gets by each of its orders, and how many of what somebody chose to watch. */
 const MOST = 25;
@@ -124,30 +122,4 @@ function first(series: readonly Rated[], limit: number, figure: (each: Rated) =>
   const above = series.filter((each) => figure(each) > least);
   const same = series.filter((each) => figure(each) === least);
   return [...above, ...same.slice(0, limit - above.length)];
-}
-
-/** What is short where runs of a program were skipped; see docs/kernels.md. */
-const SHORT: Record<string, string> = {
-  count_execve: "calls of execve are short by as many",
-  count_execveat: "calls of execveat are short by as many",
-  count_attempts: "calls are short by up to as many",
-  count_execve_failure: "failed calls of execve are short by up to as many",
-  count_execveat_failure: "failed calls of execveat are short by up to as many",
-  count_failures: "failed calls are short by up to as many",
-  count_exec: `programs started are ${OTHER} instead of who they were, and not among the watched`,
-};
-
-/** In sentences. */
-export function doubts({ programs, by, tables }: Snapshot): string[] {
-  const table = tables.find(({ name }) => name === EXECS_MAP);
-  const full = by.length > 0 && table && table.entries >= table.capacity;
-  return [
-    ...(programs.some(({ misses }) => misses === undefined)
-      ? ["This kernel does not say how many runs it skips: calls may be counted short."]
-      : []),
-    ...programs
-      .filter(({ misses }) => misses)
-      .map(({ name, misses }) => `The kernel skipped ${misses} runs of ${name}: ${SHORT[name]}.`),
-    ...(full ? [`The table is full: what has no row of its own counts as ${OTHER}.`] : []),
-  ];
 }

@@ -12,8 +12,10 @@ const ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
 const LEAVE = "\x1b[m\x1b[?7h\x1b[?25h\x1b[?1049l";
 /** Ends an escape sequence that is half-written. */
 const CANCEL = "\x18";
-/** How long a terminal that takes nothing is waited for at the end, in milliseconds. */
+/** How long a terminal that takes nothing is waited for, in milliseconds. */
 const PATIENCE = 500;
+/** The same for what leaves it as it was found. */
+const AT_LAST = 5_000;
 /** How long after an escape what follows belongs to it. */
 const ESCAPE_TIME = 50;
 
@@ -146,7 +148,7 @@ export class Terminal {
   readonly #leave = () => {
     if (!this.#taken) return;
     this.#taken = false;
-    this.#insist(`\x1b[${this.size.rows}H${LEAVE}`);
+    this.#insist(`\x1b[${this.size.rows}H${LEAVE}`, AT_LAST);
     this.#input?.setRawMode(false).pause();
   };
 
@@ -169,9 +171,9 @@ export class Terminal {
   };
 
   /** Writes what must not be left out, between two frames. */
-  #insist(text: string): void {
+  #insist(text: string, patience = PATIENCE): void {
     let rest = Buffer.from((this.#output.stuck === undefined ? "" : CANCEL) + text);
-    const end = performance.now() + PATIENCE;
+    const end = performance.now() + patience;
     while (rest.length > 0) {
       try {
         rest = rest.subarray(writeSync(this.#fd, rest));

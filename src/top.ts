@@ -74,10 +74,14 @@ async function showFrames(
   const look = () => {
     const now = source.look();
     // The next meter may have fewer.
-    if (!view.by.every((label) => source.by.includes(label))) view = viewBy(by ?? source.by);
     if (!view.paused) moment = now;
+    const counted = moment.snapshot.by;
+    if (!view.by.every((label) => counted.includes(label))) {
+      view = { ...view, by: by ?? counted, sort: viewBy(counted).sort };
+    }
     draw();
   };
+  let next: NodeJS.Immediate | undefined;
   let quit = () => {};
   const asked = new Promise<void>((resolve) => {
     quit = resolve;
@@ -85,14 +89,19 @@ async function showFrames(
   const terminal: Terminal = new Terminal(stdout, {
     redraw: draw,
     key: (key) => {
-      const pressed = press(view, key, source.by);
+      const pressed = press(view, key, moment.snapshot.by);
       if (pressed === "quit") return quit();
       if (pressed === "redraw") return terminal.redraw();
       // As the terminal would: to all that run in the foreground, like sudo.
       if (pressed === "suspend") return process.kill(0, "SIGTSTP");
       const goesOn = view.paused && !pressed.paused;
       view = pressed;
-      return goesOn ? look() : draw();
+      if (goesOn) return look();
+      // Once for all keys that have come: what is pasted are thousands.
+      next ??= setImmediate(() => {
+        next = undefined;
+        draw();
+      });
     },
   });
   // Only now: the terminal may be another user's.
@@ -106,6 +115,7 @@ async function showFrames(
     await Promise.race([stop, asked, terminal.lost]);
   } finally {
     clearInterval(timer);
+    clearImmediate(next);
     terminal.close();
   }
 }

@@ -45,7 +45,7 @@ const ARROWS: Record<string, string[]> = {
   reader: ["kernel", "errnos", "keys", "labels", "snapshot"],
   printer: ["json", "snapshot"],
   rates: ["snapshot"],
-  status: ["keys", "labels", "rates", "snapshot"],
+  status: ["rates", "snapshot"],
   top: ["frame", "log", "output", "privileges", "source", "terminal", "view"],
   source: [
     ...["kernel", "reader", "rates", "frame", "snapshot"],
@@ -62,7 +62,7 @@ const ARROWS: Record<string, string[]> = {
   passwords: ["bcrypt", "errors", "web"],
   bcrypt: [],
   connections: [],
-  snapshot: ["labels"],
+  snapshot: ["keys", "labels"],
   keys: [],
   labels: [],
   errnos: [],

@@ -2,7 +2,8 @@ import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
 import { toJson } from "../src/json.ts";
 import { History } from "../src/rates.ts";
-import { doubts, past, statuses } from "../src/status.ts";
+import { doubts } from "../src/snapshot.ts";
+import { past, statuses } from "../src/status.ts";
 import { projectPath } from "./support/files.ts";
 import { snapshot } from "./support/snapshot.ts";
 

@@ -135,3 +135,10 @@ test("the history keeps the last ten minutes of seconds, and no more", () => {
   expect(history.samples.at(-1)).toEqual(last);
   expect(history.samples[0]?.clock).toBe(last.clock - (History.MOST - 1) * 1000);
 });
+
+test("who asks once an hour is told the rate of the hour", () => {
+  const rates = new Rates(2 * 3_600_000);
+  rates.add(at(1, { sh: 0n }));
+  rates.add(at(3601, { sh: 7200n }));
+  expect(rate(rates, "sh")?.slice(0, 2)).toEqual([2, 2]);
+});

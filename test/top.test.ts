@@ -252,8 +252,15 @@ describe("the screen", () => {
   test("says what is not exact, or not as asked", () => {
     const lines = (changes: Parameters<typeof snapshot>[0], notice = "") =>
       screen(viewBy(ALL), 120, 24, { snapshot: snapshot(changes), notice }).slice(0, 5);
-    expect(lines({ missed: 2n })[1]).toContain("2 missed: attempts may be that many short");
-    expect(lines({ missed: undefined })[1]).toContain("attempts may be short");
+    const skipping = (misses: bigint | undefined) => ({
+      programs: snapshot().programs.map((each) =>
+        each.name === "count_execveat" ? { ...each, misses } : each,
+      ),
+    });
+    expect(lines(skipping(2n))[1]).toBe("execs 21  attempts 25  2 missed");
+    expect(lines(skipping(2n))[4]).toContain("calls of execveat are short by as many");
+    expect(lines(skipping(undefined))[1]).toBe("execs 21  attempts 25");
+    expect(lines(skipping(undefined))[4]).toContain("does not say how many runs it skips");
     expect(lines({ attempts: undefined, failures: undefined }).slice(1, 3)).toEqual([
       "execs 21  none missed",
       "█▁▅ execs/s, at most 10.0",

@@ -25,8 +25,11 @@ const U64_MAX = 2n ** 64n - 1n;
 
 let open: Session[] = [];
 
-function newSession(path = OBJECT, log: (level: string, message: string) => void = () => {}) {
-  const session = new NativeSession(path, log);
+function newSession(
+  object: string | Uint8Array = OBJECT,
+  log: (level: string, message: string) => void = () => {},
+) {
+  const session = new NativeSession(object, log);
   open.push(session);
   return session;
 }
@@ -194,15 +197,19 @@ test("a session that has ended is followed no more, and what it counted stays to
   expect(follower.flags()).toEqual([]);
 });
 
-test("a session of another version is not followed", () => {
+test.each([
+  ["execve_counter.h", "unsigned int uid;", "unsigned int uid, gid;"],
+  ["execve_counter.bpf.c", "(type, BPF_MAP_TYPE_HASH)", "(type, BPF_MAP_TYPE_PERCPU_HASH)"],
+])("a session of another version, with another %s, is not followed", (file, before, after) => {
   const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
   try {
     cpSync(projectPath("bpf"), directory, { recursive: true });
-    const header = join(directory, "execve_counter.h");
-    const text = readFileSync(header, "utf8");
-    const wider = text.replace("unsigned int uid;", "unsigned int uid, gid;");
-    expect(wider).not.toBe(text);
-    writeFileSync(header, wider);
+    const path = join(directory, file);
+    const text = readFileSync(path, "utf8");
+    // The last one is that of the table of execs.
+    const at = text.lastIndexOf(before);
+    expect(at).toBeGreaterThan(0);
+    writeFileSync(path, text.slice(0, at) + after + text.slice(at + before.length));
     const object = join(directory, "execve_counter.bpf.o");
     const source = join(directory, "execve_counter.bpf.c");
     const flags = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-I/usr/include/x86_64-linux-gnu"];
@@ -217,6 +224,25 @@ test("a session of another version is not followed", () => {
     expect(thrown(() => follower.readExecs())).toMatchObject(STATE);
   } finally {
     rmSync(directory, { recursive: true });
+  }
+});
+
+test("an object file is the same by its path and as it was read", () => {
+  const bytes = readFileSync(projectPath("dist/execve_counter.bpf.o"));
+  const session = newSession(new Uint8Array(bytes));
+  session.load(["count_exec"]);
+  expect(session.maps().map(({ name }) => name)).toEqual(
+    loadedSession()
+      .maps()
+      .map(({ name }) => name),
+  );
+  session.close();
+  for (const content of ["", "nonsense", Buffer.alloc(100_000, 0x7f)]) {
+    const open = () => newSession(new Uint8Array(Buffer.from(content)));
+    expect(thrown(open)).toMatchObject({ step: "open" });
+  }
+  for (const each of [undefined, 1, {}, new Uint16Array(4), new ArrayBuffer(4)]) {
+    expect(thrown(() => new NativeSession(each as string, () => {}))).toMatchObject(TYPE);
   }
 });
 

@@ -199,9 +199,12 @@ describe("beside a running meter", () => {
 
   test("a meter that ends is said to have, and the next one is taken", async () => {
     const first = await Meter.start(["--by", "command"]);
+    // Where nobody, whom it has become, can read nothing any more.
+    const installed = new Installation();
+    sh("chmod", ["700", installed.directory]);
     try {
       run(3);
-      terminal.type(top("--map", `${first.mapId}`));
+      terminal.type(top("--map", `${first.mapId}`).replace(CLI, installed.cli));
       await terminal.line(rowOf(name));
       run(4); // after the last frame, perhaps
     } finally {
@@ -230,6 +233,7 @@ describe("beside a running meter", () => {
       await untilGone({ prog: [], map: [first.mapId], link: [] });
     } finally {
       await next.stop();
+      installed.remove();
     }
   });
 
@@ -284,6 +288,21 @@ describe("beside a running meter", () => {
       await pinned.stop();
       result("rm", ["-rf", pins]);
       if (!mounted) sh("umount", ["/sys/fs/bpf"]);
+    }
+  });
+
+  test("a meter that cannot be read from the start is an error of two lines", async () => {
+    const other = await Meter.start(["--by", "command"]);
+    try {
+      const map = ["id", String(other.mapId)];
+      sh(BPFTOOL, ["map", "delete", ...map, ...hexKey("execveat_counter")]);
+      const run = result(process.execPath, [CLI, "top", "--map", `${other.mapId}`]);
+      expect(run).toEqual({
+        ...{ status: 1, stdout: "" },
+        stderr: `execve-counter: error: cannot read the meter of map ${other.mapId}: the key execveat_counter is gone from the map execve_counter\nexecve-counter: error: to do: start that meter again\n`,
+      });
+    } finally {
+      await other.stop();
     }
   });
 
@@ -564,7 +583,7 @@ describe("the terminal", () => {
     await terminal.line(/status 0$/);
   });
 
-  test.each(["SIGTERM", "SIGINT", "SIGHUP"] as const)(
+  test.each(["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2", "SIGALRM"] as const)(
     "is as it was found after %s",
     async (signal) => {
       const asFound = await started();
