@@ -6,7 +6,11 @@ cd "$(dirname "$0")/.."
 addons="prebuilds/linux-x64/execve_counter.node prebuilds/linux-arm64/execve_counter.node"
 record=prebuilds/SHA256SUMS
 # shellcheck disable=SC2086 # these are words
-sums() { sha256sum bpf/* native/* src/* tsconfig.json deploy/prebuild.sh dist/* $addons prebuilds/NOTICES; }
+sums() {
+	# shellcheck disable=SC2046 # these are words, too
+	sha256sum $(find bpf native src dist -type f | LC_ALL=C sort) tsconfig.json deploy/prebuild.sh \
+		$addons prebuilds/NOTICES
+}
 
 if [ "${1-}" = record ]; then
 	sums > "$record.new"

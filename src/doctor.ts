@@ -77,8 +77,10 @@ export function examine(machine: Machine): Finding[] {
 
 /** Tries each hook for real, and says who else counts. */
 export function attempt(log: (line: string) => void): Finding[] {
+  // First: what has been tried is gone a little later only.
+  const meters = others();
   const tried = (["tracepoint", "raw", "off"] as const).map((attempts) => tryHook(attempts, log));
-  return [...tried, others()];
+  return [...tried, meters];
 }
 
 /** Whether the meter can run here: some hook works. */

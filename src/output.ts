@@ -87,10 +87,13 @@ export class Lines {
   }
 }
 
-export function cannotPrint({ code, message }: NodeJS.ErrnoException): UserError {
-  return new UserError(
+export function cannotPrint(error: NodeJS.ErrnoException): UserError {
+  const { code, message } = error;
+  const explained = new UserError(
     `cannot write to stdout (${code ?? message})`,
     "send stdout to something that takes it; > /dev/null if only /metrics is wanted",
     ExitCode.failed,
   );
+  explained.cause = error;
+  return explained;
 }

@@ -88,6 +88,11 @@ export class Rates {
     });
   }
 
+  /** Seconds that the rates of a minute are over. */
+  get window(): number {
+    return ((this.#now?.clock ?? 0) - (this.#steps[0]?.clock ?? 0)) / 1000;
+  }
+
   /** How many series are told apart. */
   get width(): number {
     return this.#numbers.size;

@@ -162,7 +162,9 @@ export function doubts({ programs, by, tables }: Snapshot): string[] {
     ...programs
       .filter(({ misses }) => misses)
       .map(({ name, misses }) => `The kernel skipped ${misses} runs of ${name}: ${SHORT[name]}.`),
-    ...(full ? [`The table is full: what has no row of its own counts as ${OTHER}.`] : []),
+    ...(full
+      ? [`The table is full: what has no row of its own counts as ${OTHER} (--max-series).`]
+      : []),
   ];
 }
 

@@ -30,6 +30,8 @@ export interface Status<Count = bigint> {
   /** What the numbers have against them; none where they are exact. */
   doubts: string[];
   by: readonly string[];
+  /** Seconds that rates of a minute are over: fewer, where nobody has looked for as long. */
+  minute: number;
   /** The rows that grow most and those with the most, in no order. */
   rows: Row<Count>[];
   /** How many there are. */
@@ -77,6 +79,7 @@ export function statuses(
       failures: totalsOf(snapshot).failures ?? null,
       doubts: [fallen() ?? [], doubts(snapshot)].flat(),
       by,
+      minute: rates.window,
       rows: most(rows, MOST),
       all_rows: rows.length,
       failed: most(

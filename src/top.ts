@@ -50,6 +50,10 @@ async function printTables(
   const timer = setInterval(print, interval);
   try {
     await Promise.race([stop, lines.broken]);
+  } catch (error) {
+    // Like head, who has seen enough.
+    const { cause } = error as { cause?: NodeJS.ErrnoException };
+    if (cause?.code !== "EPIPE") throw error;
   } finally {
     clearInterval(timer);
     lines.close();

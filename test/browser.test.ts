@@ -45,7 +45,7 @@ beforeEach(() => {
   status = {
     ...{ version: "1.2.3", host: "machine", time: new Date(clock).toISOString(), clock },
     ...{ start_time: START, execve_counter: 4_001, attempts: { execve: 4_001, execveat: 302 } },
-    ...{ execs: 2_003, failures: 2_304, doubts: [], by: ["command", "container"] },
+    ...{ execs: 2_003, failures: 2_304, doubts: [], by: ["command", "container"], minute: 60.2 },
     rows: [
       row({ command: "sh", container: "" }, 1_500, 3, 20),
       row({ command: "nc", container: "0123456789abcdef".repeat(4) }, 500, 7.25, 10),
@@ -206,6 +206,15 @@ test("a meter with other flags is shown as what it is, and the page never reload
   await answers(2);
   expect(await state()).toMatch(/^live; the meter began anew/);
   expect(asked.filter((path) => path === "/")).toHaveLength(1);
+});
+
+test("a rate over less than a minute is called what it is", async () => {
+  status.minute = 12.3;
+  await look();
+  await live();
+  expect((await cells("#who"))[0]).toEqual(["command", "container", "now /s", "12 s /s", "total"]);
+  status.minute = 57;
+  await until("a minute", async () => (await cells("#failed"))[0]?.includes("1 min /s") ?? false);
 });
 
 test("another build's meter gets its own page", async () => {

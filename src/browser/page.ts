@@ -111,8 +111,8 @@ async function poll(): Promise<void> {
     if (last && last.start_time !== status.start_time) anew = new Date();
     samples = before;
     take(status);
-    show(status);
     last = status;
+    show(status);
     behind = false;
     lost = undefined;
     wait = Math.min(LONGEST, Math.max(PERIOD, (status.seconds * 1000) / SHARE || 0));
@@ -318,6 +318,9 @@ function showTable(table: HTMLElement, columns: Column[], rows: string[][]): voi
     table.replaceChildren(...(columns.length > 0 ? [head, make("tbody")] : []));
   }
   for (const cell of table.querySelectorAll("th")) {
+    const seconds = Math.round(last?.minute ?? 0);
+    const button = cell.dataset.sorts === "minute" && cell.firstElementChild;
+    if (button) setText(button, seconds < 55 ? `${seconds} s /s` : ORDERS.minute);
     if (cell.dataset.sorts) cell.ariaSort = cell.dataset.sorts === order ? "descending" : "none";
   }
   const body = table.querySelector("tbody");
