@@ -224,7 +224,7 @@ test.each([["--check"], ["doctor"], ["watch", "list"]])(
 
 test("in a terminal it says in three lines what it counts, where to look, and how to stop it", async () => {
   const agent = ["--web.listen-address", "127.0.0.1:0", "--interval", "100ms"];
-  const command = [process.execPath, CLI, ...agent].join(" ");
+  const command = ["exec", process.execPath, CLI, ...agent].join(" ");
   const child = spawn("script", ["--quiet", "--return", "--command", command, "/dev/null"]);
   let screen = "";
   child.stdout.on("data", (data) => {
