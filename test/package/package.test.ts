@@ -12,7 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { projectPath, readProjectFile } from "../support/files.ts";
 import { Meter, result, STORM, sample, sh, uniqueName } from "../support/meter.ts";
@@ -132,6 +132,7 @@ describe("npm pack", () => {
       (at: string) => appendFileSync(join(at, "bpf/execve_counter.bpf.c"), "\n"),
     ],
     ["a changed agent", (at: string) => appendFileSync(join(at, "src/agent.ts"), "\n")],
+    ["a changed page", (at: string) => appendFileSync(join(at, "dist/browser/page.css"), "\n")],
     ["one addon missing", (at: string) => rmSync(join(at, ADDONS[1] as string))],
     [
       "one addon of another build",
@@ -153,9 +154,10 @@ test("the same bytes come out, wherever it is made", () => {
   for (const made of ["dist", "prebuilds"]) rmSync(join(copy, made), { recursive: true });
   cpSync(projectPath("node_modules"), join(copy, "node_modules"), { recursive: true });
   sh("make", ["package"], { cwd: copy });
-  for (const path of readdirSync(join(copy, "dist"))) {
-    const made = readFileSync(join(copy, "dist", path));
-    expect(made.equals(readFileSync(projectPath(`dist/${path}`))), path).toBe(true);
+  const files = readdirSync(join(copy, "dist"), { recursive: true, withFileTypes: true });
+  for (const file of files.filter((each) => each.isFile())) {
+    const path = relative(copy, join(file.parentPath, file.name));
+    expect(readFileSync(join(copy, path)).equals(readFileSync(projectPath(path))), path).toBe(true);
   }
   for (const path of ADDONS) {
     expect(readFileSync(join(copy, path)).equals(readFileSync(projectPath(path))), path).toBe(true);
