@@ -1,11 +1,13 @@
 import { execFileSync } from "node:child_process";
-import { sh, uniqueName, until } from "./meter.ts";
-
-let servers = 0;
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sh, until } from "./meter.ts";
 
 /** A real terminal with a shell in it: tmux, on a server of its own. */
 export class Tmux {
-  readonly #socket = `${uniqueName()}-${servers++}`;
+  readonly #directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  readonly #socket = join(this.#directory, "tmux");
 
   constructor(columns = 80, rows = 24, env: Record<string, string> = {}) {
     const size = ["-x", `${columns}`, "-y", `${rows}`];
@@ -19,7 +21,7 @@ export class Tmux {
   }
 
   #tmux(args: readonly string[], env: NodeJS.ProcessEnv = process.env): string {
-    return sh("tmux", ["-L", this.#socket, ...args], { env });
+    return sh("tmux", ["-S", this.#socket, ...args], { env });
   }
 
   /** Keys by tmux' names: "Enter", "C-c", "a". */
@@ -71,6 +73,7 @@ export class Tmux {
   }
 
   close(): void {
-    execFileSync("tmux", ["-L", this.#socket, "kill-server"], { stdio: "ignore" });
+    execFileSync("tmux", ["-S", this.#socket, "kill-server"], { stdio: "ignore" });
+    rmSync(this.#directory, { recursive: true });
   }
 }
