@@ -81,7 +81,8 @@ async function showFrames(
     if (!view.paused) moment = now;
     const counted = moment.snapshot.by;
     if (!view.by.every((label) => counted.includes(label))) {
-      view = { ...view, by: by ?? counted, sort: viewBy(counted).sort };
+      const sort = view.by.some((label) => label === view.sort) ? "second" : view.sort;
+      view = { ...view, by: by ?? counted, sort };
     }
     draw();
   };
