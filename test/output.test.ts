@@ -18,7 +18,7 @@ test("a line that is far longer than a pipe reaches a reader that keeps up, at o
   expect(lines.stuck).toBe("EAGAIN");
   const start = performance.now();
   const buffer = Buffer.alloc(1 << 20);
-  while (length < line.length + 1 && performance.now() - start < 4500) {
+  while (length < line.length + 1 && performance.now() - start < 20_000) {
     try {
       length += readSync(reader, buffer);
     } catch {

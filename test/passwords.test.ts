@@ -105,5 +105,5 @@ test("a flood of wrong passwords holds up nothing, and nobody from elsewhere", a
   expect(verdicts.filter((verdict) => verdict === "stranger")).toHaveLength(4);
   expect(verdicts.filter((verdict) => verdict === "later")).toHaveLength(996);
   // Each takes a second, in another thread.
-  expect(longest).toBeLessThan(500);
-}, 30_000);
+  expect(longest).toBeLessThan(900);
+});

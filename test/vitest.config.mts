@@ -6,7 +6,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 export default defineConfig({
   test: {
     projects: [
-      { root, test: { name: "unit", include: ["test/*.test.ts"], testTimeout: 60_000 } },
+      { root, test: { name: "unit", include: ["test/*.test.ts"], testTimeout: 120_000 } },
       {
         root,
         test: {
@@ -15,8 +15,8 @@ export default defineConfig({
           globalSetup: "test/support/need-root.ts",
           // One kernel for all: one test at a time.
           fileParallelism: false,
-          testTimeout: 120_000,
-          hookTimeout: 120_000,
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
         },
       },
       {
@@ -44,9 +44,7 @@ export default defineConfig({
         test: {
           name: "vm",
           include: ["test/vm/*.test.ts"],
-          // Two processors for a machine that has two.
-          fileParallelism: false,
-          testTimeout: 900_000,
+          testTimeout: 1_900_000,
         },
       },
     ],

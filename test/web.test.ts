@@ -218,7 +218,7 @@ test("what many ask for at once is made once for those who wait, and timers run 
   clearInterval(timer);
   for (const text of texts) expect(text).toContain("HTTP/1.1 200");
   expect(made).toBeLessThan(50);
-  expect(longest).toBeLessThan(500);
+  expect(longest).toBeLessThan(1500);
 
   const before = made;
   const socket = await connect(port);
@@ -252,9 +252,9 @@ test.each([
 });
 
 test("who goes on asking stays connected for longer than one answer may take", async () => {
-  const { port } = await bounded({ patience: 500 });
+  const { port } = await bounded({ patience: 2000 });
   const socket = await connect(port);
-  for (let i = 0; i < 10; i++) {
+  for (let i = 0; i < 30; i++) {
     socket.write("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
     await once(socket, "data");
     await sleep(100);
@@ -415,7 +415,7 @@ test("clients that break off harm nothing", async () => {
   }
   expect((await get("/large")).body).toHaveLength(LARGE.length);
   expect(errors).toHaveLength(before);
-}, 30_000);
+});
 
 const GET = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 

@@ -13,11 +13,22 @@ import {
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { type Counts, DENY, Meter, result, STORM, sample, sh, until } from "../support/meter.ts";
+import {
+  type Counts,
+  DENY,
+  Meter,
+  result,
+  STORM,
+  sample,
+  sh,
+  steady,
+  until,
+} from "../support/meter.ts";
 
 let directory: string;
 let meter: Meter;
 let before: Counts;
+let unaccountedBefore: number;
 
 beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
@@ -26,6 +37,7 @@ beforeAll(async () => {
 
 beforeEach(async () => {
   before = await meter.counts();
+  unaccountedBefore = await steady(async () => unaccounted(await meter.counts()));
 });
 
 afterAll(async () => {
@@ -61,7 +73,7 @@ function unaccounted({ attempts, execs, failures }: Counts): number {
 /** The number of calls whose outcome is missing (or, negative, whose attempt), once it is that. */
 async function untilUnaccounted(expected: number): Promise<void> {
   await until(`${expected} calls unaccounted for`, async () => {
-    return unaccounted(await meter.counts()) - unaccounted(before) === expected;
+    return unaccounted(await meter.counts()) - unaccountedBefore === expected;
   });
 }
 

@@ -110,6 +110,7 @@ test("stopped for a while and continued, it has lost nothing and catches up with
   try {
     await until("lines", () => meter.lines.length > 2);
     process.kill(meter.pid, "SIGSTOP");
+    await sleep(500); // what it had written is read
     const { length } = lines();
     const before = lines().at(-1) as Line;
     sh(STORM, ["execveat", "2", "50000"]);

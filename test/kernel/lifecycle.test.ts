@@ -55,7 +55,7 @@ test("nothing stays loaded when the port is taken, and the first meter goes on",
     const second = spawnSync(
       process.execPath,
       [projectPath("dist/cli.js"), "--web.listen-address", address],
-      { encoding: "utf8", timeout: 30_000 },
+      { encoding: "utf8", timeout: 120_000 },
     );
     expect(second.status).toBe(1);
     expect(second.stderr).toContain(`cannot listen on ${address} (EADDRINUSE)`);

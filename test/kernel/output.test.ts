@@ -115,10 +115,14 @@ test("a reader that takes a byte now and then gets whole lines, and holds up not
   };
   try {
     closeSync(writer);
-    await until("a full pipe", () => {
-      take(1);
-      return meter.stderr.includes("nobody reads stdout");
-    });
+    await until(
+      "a full pipe",
+      () => {
+        take(1);
+        return meter.stderr.includes("nobody reads stdout");
+      },
+      10_000,
+    );
     for (let i = 0; i < 20; i++) {
       take(1);
       expect((await meter.get("/healthz")).status).toBe(200);

@@ -42,6 +42,7 @@ async function look(origin: string, options: BrowserContextOptions = {}): Promis
   page.on("console", (message) => complaints.push(message.text()));
   page.on("pageerror", ({ message }) => complaints.push(message));
   page.on("request", (request) => asked.push(request.url()));
+  page.setDefaultTimeout(60_000);
   await page.goto(`${origin}/`);
   return page;
 }
@@ -147,7 +148,7 @@ test("the page asks nobody but the meter, and only for numbers", async () => {
 test("the chart moves, and tells of what was before the page was opened", async () => {
   const name = uniqueName();
   await withMeter(["--interval", "1s", "--failures"], async (meter) => {
-    start(name, 500);
+    start(name, 50);
     await until("a printed line", () => meter.lines.length >= 4);
     const page = await look(meter.origin);
     await live(page);
@@ -156,10 +157,11 @@ test("the chart moves, and tells of what was before the page was opened", async 
       Number(
         /programs started \S+ now, (\S+) at most/.exec(await label())?.[1]?.replaceAll(",", ""),
       );
-    expect(await most()).toBeGreaterThan(100);
+    const rate = await most();
+    expect(rate).toBeGreaterThan(5);
     const before = await drawn(page, "execs");
     start(name, 3000);
-    await until("a higher rate", async () => (await most()) > 500);
+    await until("a higher rate", async () => (await most()) > 2 * rate);
     expect(before).toBeGreaterThan(0);
     expect(await drawn(page, "execs")).not.toBe(before);
   });
@@ -371,9 +373,11 @@ test("however often it is paused and let go, it asks once a second", async () =>
     await live(page);
     await sleep(1500);
     const before = asked.length;
+    const start = performance.now();
     await sleep(3000);
-    expect(asked.length - before).toBeGreaterThan(0);
-    expect(asked.length - before).toBeLessThanOrEqual(4);
+    await until("a question", () => asked.length > before);
+    const seconds = (performance.now() - start) / 1000;
+    expect(asked.length - before).toBeLessThanOrEqual(seconds + 1);
     // What was asked before the pause is not shown in it.
     await page.evaluate(() => {
       const button = document.getElementById("pause") as HTMLButtonElement;

@@ -277,12 +277,13 @@ test("a directory that is no bpffs is refused", () => {
 });
 
 test("root mounts bpffs where it is not, and others are told how", () => {
-  const script = 'umount -q -R /sys/fs/bpf; "$0" "$@" & sleep 2; kill -INT $!; wait $!; ls $PINS';
+  const script =
+    'umount -q -R /sys/fs/bpf; "$0" "$@" > $LINES & until [ -s $LINES ]; do kill -0 $! || exit; sleep 0.1; done; kill -INT $!; wait $!; ls $PINS';
   const [unshare = "", ...words] = inMountNamespace(script);
-  const env = { ...process.env, PINS: pins };
+  const env = { ...process.env, PINS: pins, LINES: join(directory, "lines") };
   const { status, stdout } = result(
     unshare,
-    [...words, process.execPath, CLI, "--pin", pins, "--no-web"],
+    [...words, process.execPath, CLI, "--pin", pins, "--no-web", "--interval", "100ms"],
     { env },
   );
   expect(status).toBe(0);

@@ -1,6 +1,6 @@
 import { constants } from "node:os";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Counts, DENY, Meter, result, STORM, sh, until } from "../support/meter.ts";
+import { type Counts, DENY, Meter, result, STORM, sh, steady, until } from "../support/meter.ts";
 
 let raw: Meter;
 let tracepoint: Meter;
@@ -72,7 +72,7 @@ test("attempts are successes and failures, with 32-bit callers too", async () =>
     const failed = [failures.execve, failures.execveat].flatMap((each) => Object.values(each));
     return attempts.execve + attempts.execveat - execs - failed.reduce((a, b) => a + b, 0);
   };
-  const before = await unaccounted();
+  const before = await steady(unaccounted);
   sh(STORM, ["spawn", "2", "200", "/bin/true"]);
   sh(STORM, ["execveat", "2", "100000"]);
   if (process.arch === "x64") sh(STORM, ["spawn32", "1", "23", "/bin/true"]);

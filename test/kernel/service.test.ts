@@ -61,6 +61,7 @@ test("a watchdog that waits for another process is none of the meter's", async (
   const env = { ...process.env, NOTIFY_SOCKET: path, WATCHDOG_USEC: "20000", WATCHDOG_PID: "1" };
   try {
     const meter = await Meter.start(["--interval", "100ms", "--run-as", "root"], { env });
+    await until("READY", () => systemd.heard().length > 0);
     await until("lines", () => meter.lines.length > 5);
     expect(systemd.heard()).toEqual(["READY=1"]);
     await meter.stop();

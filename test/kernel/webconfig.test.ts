@@ -166,6 +166,6 @@ test("guessed passwords, as many as there can be, hold up no line", async () => 
   const gaps = times.slice(1).map((time, i) => time - (times[i] ?? 0));
   expect(gaps.length).toBeGreaterThan(5);
   // A password takes a tenth of a second at the usual cost, and each of 32 handshakes some.
-  expect(Math.max(...gaps)).toBeLessThan(1500);
+  expect(Math.max(...gaps)).toBeLessThan(3000);
   await until("an answer", async () => (await get("alice:secret")).status === 200);
 });

@@ -7,5 +7,5 @@ export function openBrowser() {
   const executablePath = paths.find((path) => existsSync(path));
   if (!executablePath) throw new Error("Chromium is not installed: apt-get install chromium");
   // It has no sandbox of its own for root, whom the tests run as.
-  return chromium.launch({ executablePath, chromiumSandbox: false });
+  return chromium.launch({ executablePath, chromiumSandbox: false, timeout: 120_000 });
 }

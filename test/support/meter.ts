@@ -27,7 +27,7 @@ export function sh(command: string, args: readonly string[], options = {}): stri
 export function result(command: string, args: readonly string[], options = {}) {
   const { status, stdout, stderr, error } = spawnSync(command, args, {
     encoding: "utf8",
-    timeout: 30_000,
+    timeout: 120_000,
     ...options,
   });
   if (error) throw error;
@@ -44,7 +44,7 @@ export function inMountNamespace(script: string): string[] {
 }
 
 /** Polls until `check` returns something other than undefined or false. */
-export async function until<T>(what: string, check: () => T | Promise<T>, ms = 10_000) {
+export async function until<T>(what: string, check: () => T | Promise<T>, ms = 60_000) {
   const deadline = performance.now() + ms;
   for (;;) {
     const value = await check();
@@ -52,6 +52,18 @@ export async function until<T>(what: string, check: () => T | Promise<T>, ms = 1
     if (performance.now() > deadline) throw new Error(`waited ${ms} ms in vain: ${what}`);
     await sleep(20);
   }
+}
+
+/** What `read` gives twice in a row: a call that is under way may be in one count and not in another. */
+export async function steady(read: () => Promise<number>): Promise<number> {
+  let before = Number.NaN;
+  const { value } = await until("the same twice", async () => {
+    const last = before;
+    before = await read();
+    await sleep(50);
+    return before === last && { value: before };
+  });
+  return value;
 }
 
 /** A key as bpftool takes it: 64 bytes in hex. */

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -34,6 +35,7 @@ export async function withPrometheus(
     ],
     { stdio: "ignore" },
   );
+  const ended = once(prometheus, "exit");
   const query: Query = async (promql) => {
     const url = `http://${address}/api/v1/query?query=${encodeURIComponent(promql)}`;
     const { data } = (await (await fetch(url)).json()) as {
@@ -44,13 +46,16 @@ export async function withPrometheus(
   try {
     await until(
       "a first scrape",
-      async () => (await query("up").catch(() => []))[0]?.value === 1,
+      async () => {
+        if (prometheus.exitCode !== null) throw new Error("Prometheus ended by itself");
+        return (await query("up").catch(() => []))[0]?.value === 1;
+      },
       60_000,
     );
     await use(query, `http://${address}`);
   } finally {
     prometheus.kill("SIGTERM");
-    await new Promise((resolve) => prometheus.once("exit", resolve));
+    await ended;
     rmSync(directory, { recursive: true });
   }
 }

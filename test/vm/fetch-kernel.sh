@@ -6,10 +6,13 @@ set -eu
 suite=$1 package=$2 architecture=$3
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/execve-counter
 kernel=$cache/$suite-$package
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9
 [ -e "$kernel" ] && { echo "$kernel"; exit; }
 
 options=$("$(dirname "$0")/../../deploy/suite.sh" "$suite" "$architecture")
-new=$(mktemp -d)
+new=$(mktemp -d -p "$cache")
 trap 'rm -rf "$new"' EXIT
 # shellcheck disable=SC2086 # these are words
 {

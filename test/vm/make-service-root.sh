@@ -7,6 +7,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/execve-counter
 debian=$cache/bookworm-systemd.tar
 if [ ! -e "$debian" ]; then
 	mkdir -p "$cache"
+	rm -rf --one-file-system "$cache/making"
 	debootstrap --variant=minbase --include=systemd,systemd-sysv,libnss-systemd,libelf1,libbpf1 bookworm \
 		"$cache/making" http://deb.debian.org/debian >&2
 	tar -C "$cache/making" --exclude=./var/cache/apt --exclude=./var/lib/apt --exclude=./usr/share/doc \
