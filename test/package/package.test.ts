@@ -33,10 +33,9 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 /** A copy of the sources, with what was built of them, that a test may change. */
 function copyProject(): string {
   const copy = mkdtempSync(join(scratch, "copy-"));
-  const files = sh("git", ["ls-files", "--cached", "--others", "--exclude-standard"], {
-    cwd: projectPath(""),
-  });
-  for (const path of [...files.trim().split("\n"), "dist", "prebuilds"]) {
+  const elsewhere = [".git", "build", "node_modules"];
+  for (const path of readdirSync(projectPath(""))) {
+    if (elsewhere.includes(path)) continue;
     cpSync(projectPath(path), join(copy, path), { recursive: true });
   }
   return copy;
