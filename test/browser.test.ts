@@ -272,11 +272,11 @@ test.each([
 });
 
 test.each([
-  [0.05, "live, every 5 seconds"],
+  [0.05, "live, every 10 seconds"],
   [0.3, "live, every 30 seconds"],
   [30_000, "live, every 30 seconds"],
 ])(
-  "a meter that took %s s is asked a hundred times as rarely, which is said",
+  "a meter that took %s s is asked two hundred times as rarely, which is said",
   async (seconds, said) => {
     status.seconds = seconds;
     await look();

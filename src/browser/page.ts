@@ -11,8 +11,11 @@ type Count = number | bigint;
 const PERIOD = 1000;
 const LONGEST = 30_000;
 const PATIENCE = 5_000;
-/** Of the meter's time, what one page takes at most. */
-const SHARE = 0.01;
+/**
+ * Of the meter's time, what answers may take by their own measure: with sending them and
+ * collecting the garbage they take up to twice that, and a page is to take a hundredth.
+ */
+const SHARE = 0.005;
 /** Milliseconds that the chart goes back: at most, and at least. */
 const WINDOW = 600_000;
 const SHORTEST = 60_000;
