@@ -32,8 +32,7 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 		gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross)) \
 	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
-	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools) \
-	$(if $(filter check format,$(MAKECMDGOALS)),clang-format)
+	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools)
 
 # Where node-gyp finds Node's headers: beside the node that runs, where they
 # usually are; else it downloads them.
@@ -111,15 +110,15 @@ test-package: package $(TOOLS)/storm $(TOOLS)/tiny
 check: build
 	$(note) CHECK 'formatter and linter'
 	$(Q)node_modules/.bin/biome ci --error-on-warnings
-	$(Q)clang-format --dry-run -Werror $(C_SOURCES)
+	$(Q)node_modules/.bin/clang-format --dry-run -Werror $(C_SOURCES)
 	$(note) CHECK types
 	$(Q)node_modules/.bin/tsc -p test
 	$(note) CHECK architecture
 	$(Q)$(NODE) $(VITEST) --project unit architecture
 
-format: packages node_modules/.package-lock.json
+format: node_modules/.package-lock.json
 	$(Q)node_modules/.bin/biome check --write
-	$(Q)clang-format -i $(C_SOURCES)
+	$(Q)node_modules/.bin/clang-format -i $(C_SOURCES)
 
 bench: build $(addprefix $(TOOLS)/,storm tiny baseline.bpf.o)
 	$(call as_root,$(NODE) test/bench/bench.mjs)

@@ -63,10 +63,7 @@ struct exec_key {
 #define UNKNOWN_CONTAINER 0xff
 
 #define OTHER_UID ((unsigned int)-1) /* which nobody has */
-#define OTHER_KEY                                                                                  \
-	{                                                                                          \
-		{0}, {0}, OTHER_UID                                                                \
-	}
+#define OTHER_KEY {{0}, {0}, OTHER_UID}
 
 /*
  * Map `.rodata.config`: one struct config, written before the programs are loaded.

@@ -40,9 +40,7 @@ std::optional<std::string> UserName(uid_t uid) {
 
 std::optional<Account> FindAccount(const std::string& name) {
   return FromEntry([&](auto... result) { return getpwnam_r(name.c_str(), result...); },
-                   [](const passwd& entry) {
-                     return Account{entry.pw_uid, entry.pw_gid};
-                   });
+                   [](const passwd& entry) { return Account{entry.pw_uid, entry.pw_gid}; });
 }
 
 }  // namespace execve_counter
