@@ -710,7 +710,8 @@ std::vector<MapInfo> Session::Maps() {
   }
   bpf_map* map;
   bpf_object__for_each_map(map, object_.get()) {
-    if (bpf_map__fd(map) < 0) continue;  // for pins only
+    // Not made: for pins only, though from libbpf 1.4 on it has a descriptor; or not loaded yet.
+    if (!bpf_map__autocreate(map) || bpf_map__fd(map) < 0) continue;
     const bpf_map_info info = MapInfoOf(bpf_map__fd(map));
     maps.push_back({bpf_map__name(map), info.id, info.max_entries});
   }
