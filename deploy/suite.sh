@@ -6,8 +6,9 @@ set -eu
 suite=$1 architecture=$2
 apt=${XDG_CACHE_HOME:-$HOME/.cache}/execve-counter/apt-$suite-$architecture
 mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+archive=$("$(dirname "$0")/archive.sh")
 for type in deb deb-src; do
-	echo "$type [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main"
+	echo "$type [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $suite main"
 done > "$apt/sources.list"
 : > "$apt/status"
 options="-qq -o APT::Architecture=$architecture -o APT::Architectures=$architecture

@@ -4,8 +4,9 @@
 set -eu
 root=${XDG_CACHE_HOME:-$HOME/.cache}/execve-counter/root-$1
 if ! [ -e "$root" ]; then
+	archive=$("$(dirname "$0")/../../deploy/archive.sh")
 	rm -rf "$root.new"
-	debootstrap --variant=minbase --include=libatomic1,make "$1" "$root.new" http://deb.debian.org/debian >&2
+	debootstrap --variant=minbase --include=libatomic1,make "$1" "$root.new" "$archive" >&2
 	mv "$root.new" "$root"
 fi
 echo "$root"

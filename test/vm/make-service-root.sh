@@ -6,10 +6,11 @@ out=$(realpath "$1")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/execve-counter
 debian=$cache/bookworm-systemd.tar
 if [ ! -e "$debian" ]; then
+	archive=$(deploy/archive.sh)
 	mkdir -p "$cache"
 	rm -rf --one-file-system "$cache/making"
 	debootstrap --variant=minbase --include=systemd,systemd-sysv,libnss-systemd,libelf1,libbpf1 bookworm \
-		"$cache/making" http://deb.debian.org/debian >&2
+		"$cache/making" "$archive" >&2
 	tar -C "$cache/making" --exclude=./var/cache/apt --exclude=./var/lib/apt --exclude=./usr/share/doc \
 		--exclude=./usr/share/locale --exclude=./usr/share/man -cf "$debian.new" .
 	rm -r "$cache/making"
