@@ -210,12 +210,14 @@ $(TOOLS)/grafana.js: test/pictures/grafana.sh test/pictures/grafana.mjs
 	$(Q)$< $@
 
 # Unpacked rather than installed: installing it would start a Prometheus service.
+# From Debian 13 on promtool is a package of its own.
 $(TOOLS)/usr/bin/prometheus: | packages
 	$(note) UNPACK prometheus
 	$(Q)mkdir -p $(TOOLS)
 	$(Q)apt-cache show prometheus >/dev/null 2>&1 || \
 		{ $(call become_root,sudo apt-get update); $$sudo apt-get update -qq; }
-	$(Q)cd $(TOOLS) && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
+	$(Q)cd $(TOOLS) && apt-get download -qq -o APT::Sandbox::User=root prometheus $$(apt-cache pkgnames promtool) && \
+		for package in *.deb; do dpkg-deb -x $$package . && rm $$package || exit; done
 	$(Q)touch $@
 
 define cross
