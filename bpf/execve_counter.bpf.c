@@ -375,7 +375,8 @@ int BPF_PROG(count_exec, struct task_struct *task)
 	 * follows the NUL is of longer names that the task bore, before Linux 5.17.
 	 */
 	const __u64 *comm = (const __u64 *)task->comm;
-	const __u64 command[2] = {until_nul(comm[0]), command[0] >> 56 ? until_nul(comm[1]) : 0};
+	const __u64 first = until_nul(comm[0]);
+	const __u64 command[2] = {first, first >> 56 ? until_nul(comm[1]) : 0};
 	union {
 		char text[KEY_SIZE];
 		__u64 words[KEY_SIZE / 8];

@@ -16,9 +16,10 @@ import type { ExecsRow, FailureCounts, Snapshot } from "./snapshot.ts";
 export function read(kernel: Meter): Snapshot {
   const clock = performance.now();
   const time = new Date();
-  const counters = kernel.readCounters();
+  // What became of calls before the calls: so no more have ended than were begun.
   const execs = kernel.readExecs();
   const failures = kernel.readFailures();
+  const counters = kernel.readCounters();
   const programs = kernel.programs();
 
   const counter = (key: string): bigint => {

@@ -113,3 +113,19 @@ test("failures have every errno that the manual names, and those that happened",
   expect(failures?.execve.has("ERESTARTNOINTR")).toBe(false);
   expect(failures?.execveat.get("ERESTARTNOINTR")).toBe(1n);
 });
+
+test("calls that end in the middle of a read are among its attempts", () => {
+  // Between two looks at the kernel a call is made, and fails.
+  let calls = 0n;
+  const { execs, failures, attempts } = read(
+    kernel([], [["", OTHER_UID, "", 0n]], {
+      readFailures: () => [["execve", 2, ++calls]],
+      readCounters: () => [
+        ["execve_counter", ++calls],
+        ["execveat_counter", 0n],
+      ],
+    }),
+  );
+  const ended = execs + (failures?.execve.get("ENOENT") ?? 0n);
+  expect(ended).toBeLessThanOrEqual(attempts?.execve ?? 0n);
+});
