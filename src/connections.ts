@@ -136,6 +136,11 @@ export class Client extends Duplex {
     return this.#socket.remoteAddress ?? "";
   }
 
+  /** Empty for a socket of the file system. */
+  get localAddress(): string {
+    return this.#socket.localAddress ?? "";
+  }
+
   /** Passes on that the client has said all, which would cost it the answers that it waits for. */
   endWhenAnswered(): void {
     if (!this.#ended || this.waiting > 0) return;

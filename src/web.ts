@@ -3,10 +3,12 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import {
   type AddressInfo,
   createServer as createListener,
+  isIP,
   isIPv6,
   type Server,
   type Socket,
 } from "node:net";
+import { hostname } from "node:os";
 import type { Duplex } from "node:stream";
 import { setImmediate } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -88,6 +90,10 @@ const NOT_FOUND = sheet({ status: 404, body: "not found\n" });
 const NOT_ALLOWED = sheet({ status: 405, body: "only GET and HEAD\n" });
 const STRANGER = sheet({ status: 401, body: "user and password, please\n" });
 const LATER = sheet({ status: 429, body: "too many passwords at once\n" });
+const MISDIRECTED = sheet({
+  status: 421,
+  body: "asked for by a name that is not this machine's: ask for its address, localhost or its host name; a reverse proxy has to send one of these as Host\n",
+});
 const BROKEN = sheet({ status: 500, body: "this is a bug: see the log\n" });
 
 export interface ServeOptions {
@@ -221,10 +227,14 @@ async function answer(
   const encoding = preference(headers["accept-encoding"]);
   const negotiator = new Negotiator({ headers: { accept, "accept-encoding": encoding } });
   const sheets = table.get(pathOf(request));
-  const verdict =
-    (await protection.admit?.(headers.authorization, client.remoteAddress)) ?? "welcome";
+  // First of all: not even passwords are looked at for a page of somebody else.
+  const verdict = isMisdirected(request, client.localAddress)
+    ? "misdirected"
+    : ((await protection.admit?.(headers.authorization, client.remoteAddress)) ?? "welcome");
   let sheet: Sheet;
-  if (verdict === "stranger") {
+  if (verdict === "misdirected") {
+    sheet = MISDIRECTED;
+  } else if (verdict === "stranger") {
     response.setHeader("www-authenticate", 'Basic realm="execve-counter"');
     sheet = STRANGER;
   } else if (verdict === "later") {
@@ -279,11 +289,39 @@ function preferred(negotiator: Negotiator, sheets: Sheets): () => Promise<Sheet>
   return sheets.get(negotiator.mediaType(types) ?? (types[0] as string)) as () => Promise<Sheet>;
 }
 
-function pathOf(request: IncomingMessage): string {
-  const target = request.url ?? "";
-  // The origin is a placeholder: a client may name one, and only the path is used.
-  const url = target.startsWith("/") ? `http://localhost${target}` : target;
-  return URL.canParse(url) ? new URL(url).pathname : target;
+function pathOf({ url: target = "" }: IncomingMessage): string {
+  return toUrl(target.startsWith("/") ? `http://localhost${target}` : target)?.pathname ?? target;
+}
+
+function toUrl(text: string): URL | undefined {
+  return URL.canParse(text) ? new URL(text) : undefined;
+}
+
+/**
+ * Whether a request that came in over loopback names another host. A web page can have its
+ * own name lead here, and then a browser on this machine lets it read the answers (DNS
+ * rebinding); but it cannot do so under an address or a name of this machine. Who names no
+ * host is no browser.
+ */
+function isMisdirected({ url = "", headers }: IncomingMessage, localAddress: string): boolean {
+  if (!/^(::ffff:)?127\.|^::1$/.test(localAddress)) return false;
+  // A target may be a whole URL, and then counts instead of the header.
+  const named = [headers.host, url.startsWith("/") ? "" : toUrl(url)?.host];
+  return named.some((host) => host && !isOwn(host));
+}
+
+/** Whether a host, with or without a port, is an address, localhost or this machine. */
+function isOwn(host: string): boolean {
+  const name = nameIn(host);
+  if (name === undefined) return false;
+  const [short = ""] = hostname().split(".");
+  const own = ["localhost", nameIn(hostname()), nameIn(short)];
+  return isIP(name.replace(/^\[|\]$/g, "")) > 0 || own.includes(name) || /\.localhost$/.test(name);
+}
+
+/** The host alone, as a URL has it: in lower case, without the dot of the root. */
+function nameIn(host: string): string | undefined {
+  return toUrl(`http://${host}`)?.hostname.replace(/\.$/, "");
 }
 
 function listen(server: Server, address: Address | Inherited): Promise<void> {

@@ -1,14 +1,20 @@
 import { once } from "node:events";
 import { request } from "node:http";
 import { createConnection, type Socket } from "node:net";
+import { networkInterfaces } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { BOUNDS, type Bounds } from "../src/connections.ts";
 import { ExitCode } from "../src/errors.ts";
 import { CONTENT_TYPES } from "../src/metrics.ts";
 import { type Page, serve, TEXT, type Web } from "../src/web.ts";
+
+vi.mock("node:os", async (original) => ({
+  ...(await original<typeof import("node:os")>()),
+  hostname: () => "Meter.example.net",
+}));
 
 const [PLAIN, OPEN_METRICS] = CONTENT_TYPES;
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
@@ -170,8 +176,63 @@ test("a broken page is reported, and answered with 500", async () => {
 });
 
 test("a target in absolute form and one that is no URL are answered", async () => {
-  expect(await raw("GET http://example.org/metrics HTTP/1.1")).toContain("HTTP/1.1 200");
+  expect(await raw("GET http://localhost/metrics HTTP/1.1")).toContain("HTTP/1.1 200");
   expect(await raw("GET http://[/ HTTP/1.1")).toContain("HTTP/1.1 404");
+});
+
+test.each([
+  ...["127.0.0.1", "127.0.0.1:11059", "[::1]:9", "[::1]", "10.1.2.3:80", "[fe80::1]"],
+  ...["localhost", "LocalHost:11059", "localhost.", "meter.localhost:80"],
+  ...["meter.example.net", "Meter.Example.NET.:11059", "meter:80", "METER"],
+])("over loopback, a request for %s is answered", async (host) => {
+  expect((await get("/", { host })).status).toBe(200);
+});
+
+test.each([
+  ...["example.org", "example.org:11059", "EXAMPLE.ORG.", "localhost.example.org", "nolocalhost"],
+  ...["127.0.0.1.example.org", "meter.example.org", "example.net", "xn--a"],
+  ...["example.org@", "[::1", "a b", "1.2.3.4.5", "::1"],
+])("over loopback, a request for %s is refused, whatever it asks for", async (host) => {
+  for (const [path, method] of [
+    ["/", "GET"],
+    ["/metrics", "HEAD"],
+    ["/nothing", "POST"],
+  ] as const) {
+    const { status, headers, body } = await get(path, { host }, method);
+    expect(status).toBe(421);
+    expect(headers["content-type"]).toBe(TEXT);
+    expect(body.toString()).toMatch(method === "HEAD" ? /^$/ : /^.*: ask for .*\n$/);
+  }
+});
+
+test("a target that names another host is refused, whatever its header says", async () => {
+  for (const target of ["http://example.org/metrics", "https://example.org", "x://example.org/"]) {
+    expect(await raw(`GET ${target} HTTP/1.1`)).toContain("HTTP/1.1 421");
+  }
+});
+
+test("for another host not even a password is looked at", async () => {
+  const protection = () => ({ headers: {}, admit: () => expect.unreachable() });
+  const web = await serve([LOOPBACK], new Map(), fail, { protection });
+  onTestFinished(() => web.close());
+  const from = web.origins[0];
+  expect((await get("/", { host: "example.org" }, "GET", from)).status).toBe(421);
+});
+
+test("it is the connection that counts: on every address, loopback's are looked at, others are not", async () => {
+  const pages = new Map([["/", page(() => "hello\n")]]);
+  const every = await serve([{ host: undefined, port: 0 }], pages, fail);
+  onTestFinished(() => every.close());
+  const others = Object.values(networkInterfaces())
+    .flatMap((each) => each ?? [])
+    .filter(({ internal, family }) => !internal && family === "IPv4");
+  for (const [address, status] of [
+    ...["127.0.0.1", "127.0.1.1"].map((each) => [each, 421] as const),
+    ...others.map(({ address }) => [address, 200] as const),
+  ]) {
+    const from = `http://${address}:${ports(every)[0].port}`;
+    expect((await get("/", { host: "example.org" }, "GET", from)).status).toBe(status);
+  }
 });
 
 test("an address that is taken is an error, and frees the others", async () => {
@@ -239,9 +300,12 @@ test("idle connections give way, the oldest first, and the newest is answered", 
 
 test.each([
   ["nothing", ""],
-  ["half of the headers", "GET / HTTP/1.1\r\nhost: x\r\nx-slow: "],
-  ["half of the body", "POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc"],
-  ["half of a chunk", "POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n9\r\nabc"],
+  ["half of the headers", "GET / HTTP/1.1\r\nhost: localhost\r\nx-slow: "],
+  ["half of the body", "POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nabc"],
+  [
+    "half of a chunk",
+    "POST /x HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n9\r\nabc",
+  ],
 ])("who says %s, and then a byte now and again, is shut out", async (_, start) => {
   const { port } = await bounded({ patience: 500 });
   const socket = await connect(port);
@@ -255,7 +319,7 @@ test("who goes on asking stays connected for longer than one answer may take", a
   const { port } = await bounded({ patience: 2000 });
   const socket = await connect(port);
   for (let i = 0; i < 30; i++) {
-    socket.write("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+    socket.write("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
     await once(socket, "data");
     await sleep(100);
   }
@@ -266,7 +330,7 @@ test("who goes on asking stays connected for longer than one answer may take", a
 test("who does not read an answer is shut out", async () => {
   const { port } = await bounded({ patience: 500 });
   const socket = await connect(port);
-  socket.write("GET /large HTTP/1.1\r\nhost: x\r\n\r\n");
+  socket.write("GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n");
   await sleep(1000);
   expect((await answered(socket)).length).toBeLessThan(LARGE.length);
 });
@@ -276,7 +340,7 @@ test("answers that nobody reads give way to the next", async () => {
   const idle = await Promise.all(Array.from({ length: 8 }, () => connect(port)));
   for (const socket of idle) {
     socket.pause();
-    socket.write("GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    socket.write("GET /large HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     await once(socket, "readable");
   }
   expect(await get("/large", {}, "GET", origin)).toMatchObject({ status: 200 });
@@ -287,7 +351,7 @@ test("answers that nobody reads give way to the next", async () => {
 
 test("requests that come before the last is answered are answered in turn, up to a bound", async () => {
   const { port } = await bounded({ pipelined: 4 });
-  const request = (path: string) => `GET ${path} HTTP/1.1\r\nhost: x\r\n\r\n`;
+  const request = (path: string) => `GET ${path} HTTP/1.1\r\nhost: localhost\r\n\r\n`;
   const polite = await connect(port);
   polite.write(request("/") + request("/nothing") + request("/") + GET);
   const statuses = [...(await answered(polite)).matchAll(/HTTP\/1.1 (\d+)/g)];
@@ -304,7 +368,7 @@ test("a request is answered without its body, which ends the connection", async 
     "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
   ]) {
     const socket = await connect(ports(web)[0].port);
-    socket.write(`GET / HTTP/1.1\r\nhost: x\r\n${body}`);
+    socket.write(`GET / HTTP/1.1\r\nhost: localhost\r\n${body}`);
     const text = await answered(socket);
     expect(text).toContain("HTTP/1.1 200");
     expect(text.toLowerCase()).toContain("connection: close");
@@ -321,14 +385,17 @@ test("preferences beyond measure, which take long to read, are not read", async 
 
 test("who has said all, and closes that side, is answered", async () => {
   const socket = await connect(ports(web)[0].port);
-  socket.end("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+  socket.end("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
   expect(await answered(socket)).toMatch(/^HTTP\/1.1 200 .*\n\r\nhello\n$/s);
 });
 
 test.each([
-  ["CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n", ""],
-  ["OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "404"],
-  ["GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n", "200"],
+  ["CONNECT x:1 HTTP/1.1\r\nhost: localhost\r\n\r\n", ""],
+  ["OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "404"],
+  [
+    "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n",
+    "200",
+  ],
   ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400"],
   ["GET / HTTP/1.0\r\n\r\n", "200"],
   ["GET / HTTP/1.0\n\n", "400"],
@@ -336,23 +403,26 @@ test.each([
   ["GET / HTTP/1.1\r\n\r\n", "400"],
   ["GET / HTTP/0.9\r\n\r\n", "200"],
   ["GET /\r\n\r\n", "200"],
-  ["GARBAGE / HTTP/1.1\r\nhost: x\r\n\r\n", "400"],
+  ["GARBAGE / HTTP/1.1\r\nhost: localhost\r\n\r\n", "400"],
   ["\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "400"],
-  ["GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\nconnection: close\r\n\r\n", "200"],
+  ["GET / HTTP/1.1\r\nhost: localhost\r\nhost: y\r\nconnection: close\r\n\r\n", "200"],
   ["GET / HTTP/1.1\r\nhost: \x01\r\n\r\n", "400"],
-  ["GET /%00 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "404"],
-  ["GET /\x00 HTTP/1.1\r\nhost: x\r\n\r\n", "400"],
-  ["GET /%zz/../..//%2e%2e HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "200"],
-  ["GET /./ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "200"],
-  [`GET /${"a".repeat(15_000)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`, "404"],
-  [`GET /${"a".repeat(100_000)} HTTP/1.1\r\nhost: x\r\n\r\n`, "431"],
-  [`GET / HTTP/1.1\r\nhost: x\r\n${"a: b\r\n".repeat(10_000)}\r\n`, "431"],
-  [`GET / HTTP/1.1\r\nhost: x\r\n${"a:\r\n".repeat(1900)}connection: close\r\n\r\n`, "200"],
-  ["POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", "400"],
-  ["POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", "400"],
-  ["POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "400"],
-  ["GET / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n", "100"],
-  ["GET / HTTP/1.1\r\nhost: x\r\nexpect: nonsense\r\nconnection: close\r\n\r\n", "417"],
+  ["GET /%00 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "404"],
+  ["GET /\x00 HTTP/1.1\r\nhost: localhost\r\n\r\n", "400"],
+  ["GET /%zz/../..//%2e%2e HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "200"],
+  ["GET /./ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "200"],
+  [`GET /${"a".repeat(15_000)} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`, "404"],
+  [`GET /${"a".repeat(100_000)} HTTP/1.1\r\nhost: localhost\r\n\r\n`, "431"],
+  [`GET / HTTP/1.1\r\nhost: localhost\r\n${"a: b\r\n".repeat(10_000)}\r\n`, "431"],
+  [`GET / HTTP/1.1\r\nhost: localhost\r\n${"a:\r\n".repeat(1900)}connection: close\r\n\r\n`, "200"],
+  ["POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n", "400"],
+  [
+    "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+    "400",
+  ],
+  ["POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "400"],
+  ["GET / HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n", "100"],
+  ["GET / HTTP/1.1\r\nhost: localhost\r\nexpect: nonsense\r\nconnection: close\r\n\r\n", "417"],
 ])("%j is answered with %j", async (request, status) => {
   const socket = await connect(ports(web)[0].port);
   socket.write(request, "latin1");
@@ -377,7 +447,7 @@ test("whatever bytes come, the next request is answered", async () => {
       "\r\n\r\n",
     ],
     ...[
-      "host: x",
+      "host: localhost",
       "accept: ",
       "accept-encoding: gzip",
       "*/*",
@@ -409,7 +479,7 @@ test("clients that break off harm nothing", async () => {
   for (let i = 0; i < 40; i++) {
     const socket = await connect(ports(web)[0].port);
     socket.on("error", () => {});
-    socket.write(`GET /${i % 2 ? "large" : ""} HTTP/1.1\r\nhost: x\r\n\r\n`);
+    socket.write(`GET /${i % 2 ? "large" : ""} HTTP/1.1\r\nhost: localhost\r\n\r\n`);
     if (i % 3) await sleep(i % 5);
     socket.resetAndDestroy();
   }
@@ -417,7 +487,7 @@ test("clients that break off harm nothing", async () => {
   expect(errors).toHaveLength(before);
 });
 
-const GET = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+const GET = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 const fail = (error: unknown) => {
   throw error;
@@ -467,6 +537,6 @@ function raw(line: string): Promise<string> {
       text += data;
     });
     socket.on("end", () => resolve(text)).on("error", reject);
-    socket.write(`${line}\r\nhost: x\r\nconnection: close\r\n\r\n`);
+    socket.write(`${line}\r\nhost: localhost\r\nconnection: close\r\n\r\n`);
   });
 }

@@ -17,7 +17,7 @@ const ATTACKS = {
   "headers a byte at a time": {
     pause: 1,
     most: 1000,
-    code: `const socket = connect("GET / HTTP/1.1\\r\\nhost: x\\r\\nx: ");
+    code: `const socket = connect("GET / HTTP/1.1\\r\\nhost: localhost\\r\\nx: ");
       setInterval(() => socket.write("x"), 500)`,
   },
   "clients that never read": { pause: 1, most: 1000, code: `connect(GET.repeat(4)).pause()` },
@@ -43,7 +43,7 @@ const ATTACKS = {
   "a body without end": {
     pause: 1,
     most: 100,
-    code: `const socket = connect("POST /metrics HTTP/1.1\\r\\nhost: x\\r\\ntransfer-encoding: chunked\\r\\n\\r\\n");
+    code: `const socket = connect("POST /metrics HTTP/1.1\\r\\nhost: localhost\\r\\ntransfer-encoding: chunked\\r\\n\\r\\n");
       setInterval(() => socket.writableLength || socket.write("400\\r\\n" + "x".repeat(1024) + "\\r\\n"), 1)`,
   },
   "garbage and broken connections": {
@@ -56,7 +56,7 @@ const ATTACKS = {
 const THREAD = `
   const { createConnection } = require("node:net");
   const { workerData: { port, pause, most, code } } = require("node:worker_threads");
-  const GET = "GET /metrics HTTP/1.1\\r\\nhost: x\\r\\na: b\\r\\n\\r\\n";
+  const GET = "GET /metrics HTTP/1.1\\r\\nhost: localhost\\r\\na: b\\r\\n\\r\\n";
   const sockets = new Set();
   const connect = (text = "") => {
     const socket = createConnection(port, "127.0.0.1");
