@@ -10,6 +10,7 @@ import {
   parseListenAddress,
   parseMapId,
   parseMaxSeries,
+  parsePins,
   parseTelemetryPath,
   parseWatch,
 } from "./flags.ts";
@@ -120,10 +121,9 @@ const runCommand = program
   )
   .addOption(maxSeries())
   .addOption(
-    new Option(
-      "--pin [dir]",
-      `count on while the agent is away; in ${PIN_DIRECTORY} by default`,
-    ).preset(PIN_DIRECTORY),
+    new Option("--pin [dir]", `count on while the agent is away; in ${PIN_DIRECTORY} by default`)
+      .preset(PIN_DIRECTORY)
+      .argParser(parsePins),
   )
   .addOption(
     new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
@@ -278,7 +278,7 @@ program
 program
   .command("unpin")
   .description("end what --pin left counting, and remove it")
-  .argument("[dir]", "where it is pinned", PIN_DIRECTORY)
+  .argument("[dir]", "where it is pinned", parsePins, PIN_DIRECTORY)
   .helpOption("-h, --help", "print this help")
   .addOption(logLevel())
   .action(async (directory: string, flags: { "log.level": Level }) => {

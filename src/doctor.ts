@@ -112,25 +112,31 @@ function config({ release, read }: Machine): Finding {
   return { what, state: "note", found: `without ${missing.join(", ")}`, remedy };
 }
 
+const MOUNT_SYS = "mount /sys, without which nobody can tell: sudo mount -t sysfs sysfs /sys";
+
 function btf({ exists }: Machine): Finding {
   const path = "/sys/kernel/btf/vmlinux";
   if (exists(path)) return ok("BTF", path);
-  const remedy =
-    "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' kernels have it";
+  const remedy = exists("/sys/kernel")
+    ? "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' kernels have it"
+    : MOUNT_SYS;
   return { what: "BTF", state: "missing", found: `no ${path}`, remedy };
 }
 
 function fileSystem(
-  { fileSystem }: Machine,
+  { exists, fileSystem }: Machine,
   what: "tracefs" | "bpffs",
   magic: number,
   paths: readonly string[],
 ): Finding {
   const path = paths.find((each) => fileSystem(each) === magic);
   if (path) return ok(what, path);
-  const type = what === "bpffs" ? "bpf" : what;
+  if (!exists("/sys/kernel")) {
+    return { what, state: "note", found: "not mounted, nor is /sys", remedy: MOUNT_SYS };
+  }
+  const type = what === "bpffs" ? "bpf -o mode=700 bpf" : "tracefs tracefs";
   const who = what === "bpffs" ? "only --pin needs it" : "only --attempts tracepoint needs it";
-  const remedy = `${who}, and root mounts it when needed: sudo mount -t ${type} ${type} ${paths[0]}`;
+  const remedy = `${who}, and root mounts it when needed: sudo mount -t ${type} ${paths[0]}`;
   return { what, state: "note", found: "not mounted", remedy };
 }
 
@@ -169,7 +175,9 @@ function sysctl({ read }: Machine, name: string): Finding {
 function lockdown({ read }: Machine): Finding {
   const mode = /\[(\w+)\]/.exec(read("/sys/kernel/security/lockdown") ?? "")?.[1];
   const what = "lockdown";
-  if (mode !== "confidentiality") return ok(what, mode ?? "not in this kernel");
+  // Not in this kernel, or securityfs is not mounted.
+  if (mode === undefined) return { what, state: "unknown", found: "not readable", remedy: "" };
+  if (mode !== "confidentiality") return ok(what, mode);
   const remedy = "this mode forbids BPF to read the kernel's memory: boot with lockdown=integrity";
   return { what, state: "missing", found: mode, remedy };
 }

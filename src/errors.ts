@@ -39,6 +39,8 @@ export interface KernelFailure {
 export interface Circumstances {
   /** The effective capabilities, a bit each (CapEff in /proc/self/status). */
   capabilities: bigint;
+  /** /sys is mounted. */
+  sys: boolean;
   /** /sys/kernel/btf/vmlinux exists. */
   btf: boolean;
   /** The object file that was to be loaded. */
@@ -87,6 +89,12 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       if (isDenied(code)) return unable(`perf events may not be opened (${code})`, USE_RAW);
       break;
     case "load":
+      if (!here.sys && code !== "ENOSYS" && !isDenied(code)) {
+        return unable(
+          "there is no /sys/kernel/btf/vmlinux, because /sys is not mounted",
+          "mount it: sudo mount -t sysfs sysfs /sys",
+        );
+      }
       if (!here.btf && code !== "ENOSYS" && !isDenied(code)) {
         return unable(
           "this kernel has no BTF: there is no /sys/kernel/btf/vmlinux",

@@ -70,6 +70,12 @@ export function parseMaxSeries(text: string): number {
   return rows;
 }
 
+/** A directory in bpffs, which need not be there. */
+export function parsePins(text: string): string {
+  if (text === "") throw wrong("the directory of the pins", text, "give one, or leave it out");
+  return text;
+}
+
 /** The id of a map, as the meter's first line and bpftool show it. */
 export function parseMapId(text: string): number {
   const id = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;

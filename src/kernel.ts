@@ -557,6 +557,7 @@ function translate(error: NativeError, complaints: readonly string[]): UserError
     },
     {
       capabilities: effectiveCapabilities(statusOfSelf()),
+      sys: existsSync("/sys/kernel"),
       btf: existsSync("/sys/kernel/btf/vmlinux"),
       object: OBJECT,
     },

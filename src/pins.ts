@@ -21,6 +21,8 @@ import { COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, PIN_VERSION, STATE_MAP } from ".
 
 const BPFFS = "/sys/fs/bpf";
 const BPFFS_MAGIC = 0xcafe4a11;
+/** Else everybody may write to it. */
+const MOUNT = "mount -t bpf -o mode=700 bpf";
 const UNFINISHED = "unfinished";
 const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, STATE_MAP];
 
@@ -169,7 +171,7 @@ function ensureBpffs(top: string, native: Native): void {
   if (top !== BPFFS && !top.startsWith(`${BPFFS}/`)) {
     throw new UserError(
       `${top} is not in a bpffs`,
-      `choose a directory below ${BPFFS}, or mount one there: mount -t bpf bpf <directory>`,
+      `choose a directory below ${BPFFS}, or mount one there: ${MOUNT} <directory>`,
       ExitCode.failed,
     );
   }
@@ -178,7 +180,7 @@ function ensureBpffs(top: string, native: Native): void {
   } catch (error) {
     throw new UserError(
       `bpffs is not mounted, and cannot be (${(error as Error).message})`,
-      `mount it: sudo mount -t bpf bpf ${BPFFS}`,
+      `mount it: sudo ${MOUNT} ${BPFFS}`,
       ExitCode.unable,
     );
   }

@@ -28,6 +28,8 @@ test.each([
   ["--web.config.file", "/nonexistent/web.yml"],
   ["--web.config.file", "/"],
   ["--log.level", "loud"],
+  ["--pin", ""],
+  ["unpin", ""],
 ])("%s %s %s is wrong usage: two lines, exit code 2, nothing on stdout", (...args) => {
   const { status, stdout, stderr } = cli(...(args as string[]).filter((arg) => arg !== undefined));
   expect(status).toBe(2);

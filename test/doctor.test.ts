@@ -4,6 +4,7 @@ import { canRun, examine, type Finding, type Machine } from "../src/doctor.ts";
 const CONFIG = "\nCONFIG_BPF_SYSCALL=y\nCONFIG_DEBUG_INFO_BTF=y\nCONFIG_FTRACE_SYSCALLS=y\n";
 const FILES: Record<string, string> = {
   "/proc/config.gz": CONFIG,
+  "/sys/kernel": "",
   "/sys/kernel/btf/vmlinux": "",
   "/proc/self/status": "CapEff:\t000001ffffffffff\n",
   "/proc/sys/kernel/perf_event_paranoid": "2\n",
@@ -51,7 +52,14 @@ test.each([
   ["kernel config", machine({ "/proc/config.gz": undefined }), "unknown", ""],
   ["BTF", machine({ "/sys/kernel/btf/vmlinux": undefined }), "missing", "CONFIG_DEBUG_INFO_BTF"],
   ["tracefs", machine({}, { fileSystem: () => 1 }), "note", "mount -t tracefs tracefs"],
-  ["bpffs", machine({}, { fileSystem: () => undefined }), "note", "mount -t bpf bpf /sys/fs/bpf"],
+  ["bpffs", machine({}, { fileSystem: () => undefined }), "note", "-o mode=700 bpf /sys/fs/bpf"],
+  ["BTF", machine({}, { exists: () => false }), "missing", "mount -t sysfs sysfs /sys"],
+  [
+    "bpffs",
+    machine({}, { exists: () => false, fileSystem: () => undefined }),
+    ...(["note", "mount -t sysfs sysfs /sys"] as const),
+  ],
+  ["lockdown", machine({ "/sys/kernel/security/lockdown": undefined }), "unknown", ""],
   ["capabilities", machine({ "/proc/self/status": "CapEff:\t0\n" }), "missing", "CAP_PERFMON"],
   ["capabilities", machine({ "/proc/self/status": "CapEff:\tc000000000\n" }), "note", "enough"],
   [

@@ -1,7 +1,12 @@
 import { expect, test } from "vitest";
 import { type Circumstances, ExitCode, explain, explainAddon } from "../src/errors.ts";
 
-const ROOT: Circumstances = { capabilities: (1n << 41n) - 1n, btf: true, object: "/x/counter.o" };
+const ROOT: Circumstances = {
+  capabilities: (1n << 41n) - 1n,
+  sys: true,
+  btf: true,
+  object: "/x/counter.o",
+};
 const NOBODY: Circumstances = { ...ROOT, capabilities: 0n };
 
 test.each([
@@ -11,6 +16,10 @@ test.each([
   ["load", "EPERM", ROOT, ExitCode.unable, "not permitted", "seccomp"],
   ["load", "EPERM", { ...NOBODY, btf: false }, ExitCode.unable, "not permitted", "root"],
   ["load", "ESRCH", { ...ROOT, btf: false }, ExitCode.unable, "no BTF", "CONFIG_DEBUG_INFO_BTF"],
+  [
+    ...(["load", "ESRCH", { ...ROOT, sys: false, btf: false }, ExitCode.unable] as const),
+    ...["/sys is not mounted", "mount -t sysfs"],
+  ],
   ["load", "EINVAL", ROOT, ExitCode.unable, "refuses the program", "--log.level debug"],
   ["load", "ENOSYS", { ...ROOT, btf: false }, ExitCode.unable, "no BPF", "CONFIG_BPF_SYSCALL"],
   ["tracefs", "EACCES", NOBODY, ExitCode.unable, "may not be read", "--attempts raw"],

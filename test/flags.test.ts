@@ -6,6 +6,7 @@ import {
   parseListenAddress,
   parseMapId,
   parseMaxSeries,
+  parsePins,
   parseTelemetryPath,
   parseWatch,
 } from "../src/flags.ts";
@@ -102,6 +103,12 @@ test("a table has room for 16 to 65536 rows", () => {
   for (const text of ["", "15", "65537", "1e3", "-16", "16.5", " 16", "0x20"]) {
     expect(refused(() => parseMaxSeries(text)).message).toContain("--max-series");
   }
+});
+
+test("pins have a directory with a name", () => {
+  expect(parsePins("/sys/fs/bpf/x")).toBe("/sys/fs/bpf/x");
+  // Which would be the directory that one is in.
+  expect(refused(() => parsePins("")).message).toContain("the directory of the pins");
 });
 
 test("a map's id is a positive number of 32 bits", () => {

@@ -132,6 +132,11 @@ describe("the kernel", () => {
     expectRefusal(check(wrap), 3, "no BTF", "CONFIG_DEBUG_INFO_BTF");
   });
 
+  test("without /sys, where the kernel's BTF is", () => {
+    const wrap = inMountNamespace(andRun("mount -t tmpfs tmpfs /sys"));
+    expectRefusal(check(wrap), 3, "/sys is not mounted", "mount -t sysfs sysfs /sys");
+  });
+
   test("with tracefs not mounted, root mounts it in private", () => {
     const script = `${HIDE_TRACEFS} && "$0" "$@" && ! grep -q ' tracefs ' /proc/self/mounts`;
     const { status, stdout, stderr } = check(inMountNamespace(script));
