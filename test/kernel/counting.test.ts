@@ -7,6 +7,7 @@ import {
   CLI,
   type Counts,
   DENY,
+  has32Bit,
   inMountNamespace,
   Meter,
   PERF,
@@ -80,8 +81,7 @@ test("a call that a seccomp filter stops is no attempt", async () => {
   expect(attempts(after).execveat - attempts(before).execveat).toBeLessThan(100);
 });
 
-// Only x86-64 has int $0x80.
-test.runIf(process.arch === "x64")("a 32-bit caller makes execs without attempts", async () => {
+test.runIf(has32Bit)("a 32-bit caller makes execs without attempts", async () => {
   const before = await meter.counts();
   sh(STORM, ["int80", "1", "200000"]);
   sh(STORM, ["spawn32", "1", "23", join(directory, program)]);

@@ -16,6 +16,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import {
   type Counts,
   DENY,
+  has32Bit,
   Meter,
   result,
   STORM,
@@ -161,16 +162,12 @@ test("a call that a seccomp filter stops is a failure without an attempt", async
   await untilUnaccounted(-100_000);
 });
 
-// Only x86-64 has int $0x80.
-test.runIf(process.arch === "x64")(
-  "a 32-bit caller's failures are not seen, as its attempts",
-  async () => {
-    sh(STORM, ["int80", "1", "100000"]);
-    await untilUnaccounted(0);
-    sh(STORM, ["spawn32", "1", "23", "/bin/true"]);
-    await untilUnaccounted(-23);
-  },
-);
+test.runIf(has32Bit)("a 32-bit caller's failures are not seen, as its attempts", async () => {
+  sh(STORM, ["int80", "1", "100000"]);
+  await untilUnaccounted(0);
+  sh(STORM, ["spawn32", "1", "23", "/bin/true"]);
+  await untilUnaccounted(-23);
+});
 
 test("a program that the kernel starts is an exec without an attempt", async () => {
   const handler = file("handler", "#!/bin/sh\ncat >/dev/null\n");

@@ -1,6 +1,16 @@
 import { constants } from "node:os";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Counts, DENY, Meter, result, STORM, sh, steady, until } from "../support/meter.ts";
+import {
+  type Counts,
+  DENY,
+  has32Bit,
+  Meter,
+  result,
+  STORM,
+  sh,
+  steady,
+  until,
+} from "../support/meter.ts";
 
 let raw: Meter;
 let tracepoint: Meter;
@@ -42,19 +52,15 @@ test("a storm on two threads is counted once each", async () => {
   expect(execve.failedExecve).toBeLessThan(2_100_000);
 });
 
-// Only x86-64 has int $0x80.
-test.runIf(process.arch === "x64")(
-  "32-bit callers are counted too, and accounted for",
-  async () => {
-    const failing = await growth(raw, ["int80", "1", "200000"]);
-    expect(failing.execve).toBeGreaterThanOrEqual(200_001);
-    expect(failing.execve).toBeLessThan(300_000);
-    expect(failing.failedExecve).toBeGreaterThanOrEqual(200_000);
-    const starting = await growth(raw, ["spawn32", "1", "23", "/bin/true"]);
-    expect(starting.execve).toBeGreaterThanOrEqual(24);
-    expect(starting.execs).toBeGreaterThanOrEqual(24);
-  },
-);
+test.runIf(has32Bit)("32-bit callers are counted too, and accounted for", async () => {
+  const failing = await growth(raw, ["int80", "1", "200000"]);
+  expect(failing.execve).toBeGreaterThanOrEqual(200_001);
+  expect(failing.execve).toBeLessThan(300_000);
+  expect(failing.failedExecve).toBeGreaterThanOrEqual(200_000);
+  const starting = await growth(raw, ["spawn32", "1", "23", "/bin/true"]);
+  expect(starting.execve).toBeGreaterThanOrEqual(24);
+  expect(starting.execs).toBeGreaterThanOrEqual(24);
+});
 
 test("other system calls are none of them, whatever their numbers are", async () => {
   const other = await growth(raw, ["getppid", "2", "1000000"]);
@@ -75,7 +81,7 @@ test("attempts are successes and failures, with 32-bit callers too", async () =>
   const before = await steady(unaccounted);
   sh(STORM, ["spawn", "2", "200", "/bin/true"]);
   sh(STORM, ["execveat", "2", "100000"]);
-  if (process.arch === "x64") sh(STORM, ["spawn32", "1", "23", "/bin/true"]);
+  if (has32Bit) sh(STORM, ["spawn32", "1", "23", "/bin/true"]);
   await until("an even account", async () => (await unaccounted()) === before);
 });
 

@@ -35,6 +35,13 @@ export function result(command: string, args: readonly string[], options = {}) {
 }
 
 /**
+ * Whether this machine makes a 64-bit program's 32-bit calls, by int $0x80: only x86-64 has it,
+ * some virtual machines and ia32_emulation=off end the caller. make test-vm tries them anywhere.
+ */
+export const has32Bit =
+  process.arch === "x64" && spawnSync(STORM, ["int80", "1", "1"]).status === 0;
+
+/**
  * The words that run a shell script in a mount namespace of its own, where what
  * it mounts below /sys is seen by nobody else. Works in a chroot too.
  */

@@ -148,14 +148,18 @@ async function hotplug(hook) {
   return counted;
 }
 
-/** The same calls and starts by a 32-bit program, where there is one. */
+/** The same calls of execve and starts by a 32-bit program or, on x86-64, by int $0x80. */
 async function from32Bit(hook) {
-  if (!existsSync(STORM_32)) return undefined;
   const meter = await startMeter("--attempts", hook);
   const before = await snapshot(meter);
-  run(STORM_32, "execve", 2, CALLS / 2);
-  run(STORM_32, "execveat", 2, CALLS / 20);
-  run(STORM_32, "spawn", 2, 20, PROGRAM);
+  if (process.arch === "arm64") {
+    run(STORM_32, "execve", 2, CALLS / 2);
+    run(STORM_32, "spawn", 2, 20, PROGRAM);
+    run(STORM_32, "execveat", 2, CALLS / 20);
+  } else {
+    storm("int80", 2, CALLS / 2);
+    storm("spawn32", 1, 40, PROGRAM);
+  }
   const after = await snapshot(meter);
   await meter.stop("SIGTERM");
   return { before, after };

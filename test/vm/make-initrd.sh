@@ -4,6 +4,8 @@
 set -eu
 out=$(realpath "$1")
 root=$(mktemp -d)
+# It becomes /, which everybody may enter.
+chmod 755 "$root"
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/app/build/test"
 cp test/vm/init "$root/init"

@@ -12,7 +12,7 @@ interface Report {
     "tracepoint" | "raw",
     {
       readers: { before: Snapshot; after: Snapshot; top: string; status: string; log: string };
-      compat?: { before: Snapshot; after: Snapshot };
+      compat: { before: Snapshot; after: Snapshot };
       pinned: { after: Snapshot; refused?: undefined } | { refused: string; after?: undefined };
       hotplug: { online: "0" | "1"; before: Snapshot; after: Snapshot }[];
     }
@@ -147,21 +147,31 @@ test.each(NAMES)("%s", async (name) => {
       expect(last.execs - first.execs).toBe(1);
     }
 
-    // Of a 32-bit program's calls the tracepoints see none: the 3 are those that start it.
-    const { compat } = report.hooks[hook];
-    expect(compat !== undefined).toBe(isArm(image));
-    if (compat) {
+    // Of 32-bit calls the tracepoints see none: the others are those that start the storms.
+    {
+      const { compat } = report.hooks[hook];
       const [first, last] = [counts(compat.before), counts(compat.after)];
       const seen = hook === "raw" ? 1 : 0;
+      const storms = isArm(image) ? 3 : 2;
+      const execveat = isArm(image) ? CALLS / 10 : 0;
       console.log(
         `${report.release} ${hook}: 32-bit: execve ${last.execve - first.execve}, ` +
           `execveat ${last.execveat - first.execveat}, execs ${last.execs - first.execs}`,
       );
-      expect(last.execve - first.execve).toBe(seen * (CALLS + STARTS) + 3);
-      expect(last.execveat - first.execveat).toBe((seen * CALLS) / 10);
-      expect(last.failedExecve - first.failedExecve).toBe(seen * CALLS);
-      expect(last.failedExecveat - first.failedExecveat).toBe((seen * CALLS) / 10);
-      expect(last.execs - first.execs).toBe(STARTS + 3);
+      // From Linux 7 on runs of the raw hook can be skipped.
+      const skipped = (program: string) =>
+        hook === "raw" ? (last.missed[program] ?? 0) - (first.missed[program] ?? 0) : 0;
+      const within = (grown: number, expected: number, missed: number) => {
+        expect(grown).toBeLessThanOrEqual(expected);
+        expect(grown).toBeGreaterThanOrEqual(expected - missed);
+      };
+      const attempts = skipped("count_attempts");
+      const failures = skipped("count_failures");
+      within(last.execve - first.execve, seen * (CALLS + STARTS) + storms, attempts);
+      within(last.execveat - first.execveat, seen * execveat, attempts);
+      within(last.failedExecve - first.failedExecve, seen * CALLS, failures);
+      within(last.failedExecveat - first.failedExecveat, seen * execveat, failures);
+      expect(last.execs - first.execs).toBe(STARTS + storms);
     }
 
     const { pinned } = report.hooks[hook];
