@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "privileges.h"
 
+#include <dirent.h>
 #include <grp.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
@@ -11,8 +12,15 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <csignal>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
+#include <memory>
+#include <set>
+#include <string>
 
 #include "session.h"
 
@@ -71,6 +79,96 @@ void KeepOnly(const std::vector<uint32_t>& capabilities) {
   Check(syscall(SYS_capset, &header, sets), "capset");
 }
 
+// rt_sigaction(2)'s, which the C library does not let its own signals be given to.
+struct KernelAction {
+  void (*handler)(int);
+  unsigned long flags;
+  void (*restorer)();
+  unsigned long mask;
+};
+
+// By which glibc makes all threads change their user (SIGSETXID): nobody can block it by
+// pthread_sigmask(3), and Node.js does not hand it out.
+constexpr int kSignal = 33;
+
+void SignalAction(const KernelAction* action, KernelAction* before) {
+  Check(syscall(SYS_rt_sigaction, kSignal, action, before, sizeof action->mask), "threads");
+}
+
+// What it comes to is seen in /proc. errno stays: this fails only where KeepOnly has.
+void KeepNothing(int) {
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
+  syscall(SYS_capset, &header, none);
+}
+
+std::string Status(const std::string& thread) {
+  const std::string path = "/proc/" + thread + "/status";
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(fopen(path.c_str(), "re"), fclose);
+  std::string text;
+  for (int next; file && (next = getc(file.get())) != EOF;) text += static_cast<char>(next);
+  return text;
+}
+
+// A line of it, with the line feed before.
+std::string Line(const std::string& status, const std::string& name) {
+  const size_t start = status.find("\n" + name + ":");
+  if (start == std::string::npos) return "";
+  return status.substr(start, status.find('\n', start + 1) - start);
+}
+
+std::vector<pid_t> Threads() {
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir("/proc/self/task"), closedir);
+  if (!directory) throw Failure("threads", errno);
+  std::vector<pid_t> threads;
+  while (const dirent* entry = readdir(directory.get())) {
+    if (const pid_t thread = atoi(entry->d_name)) threads.push_back(thread);
+  }
+  return threads;
+}
+
+// Every other thread loses its capabilities, and has the ids of the calling one. What the
+// threads are is asked for until all are so, twice in a row: they start others meanwhile, and
+// where one ends the directory may leave out the next.
+void RestrictOthers() {
+  using namespace std::chrono_literals;
+  const auto deadline = std::chrono::steady_clock::now() + 10s;
+  const std::string self = Status("thread-self");
+  const auto same = [&](const std::string& status, const char* name) {
+    return Line(status, name) == Line(self, name);
+  };
+  const auto none = [](const std::string& status, const std::string& name) {
+    return Line(status, name) == "\n" + name + ":\t0000000000000000";
+  };
+  KernelAction action;
+  SignalAction(nullptr, &action);
+  // Only what the C library has set up can return from the signal.
+  if (!(action.flags & SA_SIGINFO)) throw Failure("threads", ENOSYS);
+  const KernelAction before = action;
+  action.handler = KeepNothing;
+  SignalAction(&action, nullptr);
+
+  std::set<pid_t> told;
+  for (int settled = 0; settled < 2; settled++) {
+    for (const pid_t thread : Threads()) {
+      if (thread == gettid()) continue;
+      const std::string status = Status("self/task/" + std::to_string(thread));
+      if (status.empty() && tgkill(getpid(), thread, 0) < 0 && errno == ESRCH) continue;
+      if (none(status, "CapInh") && none(status, "CapPrm") && none(status, "CapEff") &&
+          none(status, "CapAmb") && same(status, "Uid") && same(status, "Gid") &&
+          same(status, "Groups")) {
+        continue;
+      }
+      settled = -1;
+      // Once, so that none is under way when the C library has its signal again.
+      if (told.insert(thread).second) tgkill(getpid(), thread, kSignal);
+    }
+    if (std::chrono::steady_clock::now() > deadline) throw Failure("threads", ETIMEDOUT);
+    if (settled < 0) usleep(1000);
+  }
+  SignalAction(&before, nullptr);
+}
+
 }  // namespace
 
 void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>& keep) {
@@ -82,10 +180,11 @@ void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>
     Check(setresgid(account->gid, account->gid, account->gid), "setresgid");
     Check(setresuid(account->uid, account->uid, account->uid), "setresuid");
   }
-  KeepOnly(keep);
-  // Who has no capabilities may be traced by whoever has the same ids, and through the memory
-  // that all threads share those threads would be, too, that have kept theirs.
+  // Who has no capabilities may be traced by whoever has the same ids: who did could change
+  // the counts, through what is held open here.
   Check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "capset");
+  KeepOnly(keep);
+  RestrictOthers();
 }
 
 }  // namespace execve_counter

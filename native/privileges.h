@@ -12,15 +12,17 @@ namespace execve_counter {
 
 // Gives privileges up, for good: no_new_privs(2const) on every thread, which can then start
 // no program at all (a seccomp filter answers EPERM); the account's ids on every thread, and
-// no supplementary groups, where there is an account; and no capability but those to `keep`, by
-// their numbers below 64, which it has.
+// no supplementary groups, where there is an account; and every capability on every thread,
+// but for the calling one's those to `keep`, by their numbers below 64, which it has. (The
+// bounding set, which says what a program that is started can have, stays.) Other processes
+// of the user cannot trace this one.
 //
-// Capabilities belong to threads, and those that Node.js has beside the calling one lose
-// theirs with the change from uid 0; where the ids stay, they keep what they were given. So
-// that nobody gets at it through this one, other processes of the user cannot trace it.
+// Capabilities belong to threads, and capset(2) changes the calling one's: the others get a
+// signal. What became of it is read in /proc, of every thread.
 //
-// Throws Failure of the step "seccomp", "setgroups", "setresgid", "setresuid" or "capset";
-// what came before it in this order is done.
+// Throws Failure of the step "seccomp", "setgroups", "setresgid", "setresuid", "capset" or
+// "threads": ETIMEDOUT where a thread has something left after ten seconds, like one that the
+// C library knows nothing of; what came before it in this order is done.
 void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>& keep);
 
 }  // namespace execve_counter

@@ -19,7 +19,7 @@ const MOST = 2 ** 32 - 2;
  * @param user a name or a number; root keeps everything. Undefined for nobody where the
  *   process may change its user, and who it is where not
  * @param finds whether it goes on to look for programs in the kernel, which takes CAP_SYS_ADMIN
- * @throws UserError where there is no such user
+ * @throws UserError where there is no such user, or where what is given up could be had all the same
  */
 export function planRestriction(user: string | undefined, finds = false): () => string {
   const { restrict, ...look } = loadAddon();
@@ -45,6 +45,13 @@ export function planRestriction(user: string | undefined, finds = false): () => 
   } else if (mayChangeUser()) {
     become = find(DEFAULT_USER) ?? NOBODY;
   }
+  if (Number.parseInt(process.env.UV_USE_IO_URING ?? "", 10)) {
+    throw new UserError(
+      "UV_USE_IO_URING lets the kernel read files for Node.js with the privileges that it started with",
+      "unset UV_USE_IO_URING",
+      ExitCode.unable,
+    );
+  }
 
   // Before Linux 5.19 whoever reads a map needs it, unless the sysctl
   // kernel.unprivileged_bpf_disabled is 0, which can change (c8644cd0efe7 in Linux).
@@ -57,9 +64,11 @@ export function planRestriction(user: string | undefined, finds = false): () => 
       if (!isNativeError(error)) throw error;
       throw new UserError(
         `cannot give up privileges (${error.step}: ${getSystemErrorName(-error.errno)})`,
-        become && !mayChangeUser()
-          ? "leave out --run-as, or add CAP_SETUID and CAP_SETGID"
-          : "allow the call, or keep all privileges: --run-as root",
+        error.step === "threads"
+          ? "mount /proc, and load nothing into Node.js that starts threads of its own (LD_PRELOAD)"
+          : become && !mayChangeUser()
+            ? "leave out --run-as, or add CAP_SETUID and CAP_SETGID"
+            : "allow the call, or keep all privileges: --run-as root",
         ExitCode.unable,
       );
     }

@@ -1,5 +1,7 @@
+import { execFile } from "node:child_process";
 import { chmodSync, readdirSync, readFileSync } from "node:fs";
 import { constants, release } from "node:os";
+import { promisify } from "node:util";
 import { afterEach, describe, expect, test } from "vitest";
 import { isAtLeast } from "../../src/kernel.ts";
 import { projectPath } from "../support/files.ts";
@@ -59,6 +61,15 @@ const as = (uid: string, gid: string, kept = 0n) => ({
   ...{ permitted: kept, effective: kept, inheritable: 0n, ambient: 0n, noNewPrivileges: "1" },
 });
 
+/** Of every thread: what the main one keeps, no other has. */
+function expectThreads(meter: Meter, expected: (kept: bigint) => object) {
+  const [main, ...others] = threads(meter);
+  expect(main).toMatchObject(expected(NEEDED));
+  // Node.js' own, and libuv's pool.
+  expect(others.length).toBeGreaterThan(5);
+  for (const thread of others) expect(thread).toMatchObject(expected(0n));
+}
+
 async function expectCounting(running: Meter) {
   const before = await running.counts();
   sh(STORM, ["execveat", "1", "1000"]);
@@ -71,10 +82,7 @@ describe("started by root", () => {
   test("it becomes nobody, on every thread, without groups, and counts on", async () => {
     const groups = ["setpriv", "--groups", "4,20,27"];
     meter = await start(["--by", "user", "--failures"], { wrap: groups });
-    const [main, ...others] = threads(meter);
-    expect(main).toEqual(as("65534", "65534", NEEDED));
-    expect(others.length).toBeGreaterThan(0);
-    for (const thread of others) expect(thread).toEqual(as("65534", "65534"));
+    expectThreads(meter, (kept) => as("65534", "65534", kept));
     await expectCounting(meter);
   });
 
@@ -110,24 +118,25 @@ describe("started by root", () => {
     ["by a number that has no account", "54321", "54321", "54321"],
   ])("it becomes somebody else, %s", async (_, user, uid, gid) => {
     meter = await start(["--run-as", user]);
-    expect(threads(meter)[0]).toEqual(as(uid, gid, NEEDED));
+    expectThreads(meter, (kept) => as(uid, gid, kept));
     await expectCounting(meter);
   });
 
   test("root keeps all", async () => {
     const self = /^CapEff:\s*(\w+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
     meter = await start(["--run-as", "root"]);
-    const { uids, effective, noNewPrivileges } = threads(meter)[0] ?? {};
-    expect({ uids, effective, noNewPrivileges }).toEqual({
-      ...{ uids: ["0", "0", "0", "0"], effective: BigInt(`0x${self}`) },
-      noNewPrivileges: "0",
-    });
+    for (const { uids, effective, noNewPrivileges } of threads(meter)) {
+      expect({ uids, effective, noNewPrivileges }).toEqual({
+        ...{ uids: ["0", "0", "0", "0"], effective: BigInt(`0x${self}`) },
+        noNewPrivileges: "0",
+      });
+    }
   });
 
   test("without CAP_SETUID it stays root, and has nothing of what makes root", async () => {
     const wrap = ["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"];
     meter = await start([], { wrap });
-    expect(threads(meter)[0]).toMatchObject({ ...as("0", "0", NEEDED), groups: expect.anything() });
+    expectThreads(meter, (kept) => ({ ...as("0", "0", kept), groups: expect.anything() }));
     await expectCounting(meter);
   });
 
@@ -157,19 +166,39 @@ describe("started by an ordinary user with the three capabilities", () => {
   let installed: Installation;
   afterEach(() => installed.remove());
 
-  test("it stays that user, and the main thread holds no more than it needs", async () => {
+  test("it stays that user, and no thread holds more than it needs", async () => {
     installed = new Installation();
     chmodSync(installed.directory, 0o755);
     meter = await start(flags, { wrap, cli: installed.cli });
-    expect(threads(meter)[0]).toEqual(as("1", "1", NEEDED));
-    for (const { noNewPrivileges } of threads(meter)) expect(noNewPrivileges).toBe("1");
-    // Whose capabilities are gone would else be its user's to trace, and with it the threads
-    // that have kept theirs.
+    expectThreads(meter, (kept) => as("1", "1", kept));
+    // Whose capabilities are gone would else be its user's to trace, and with it the counts.
     const write = ["sh", "-c", `: 3<>/proc/${meter.pid}/mem`];
     const [command = "", ...args] = [...user, ...write];
     expect(result(command, args).stderr).toContain("ermission denied");
     expect(await meter.metrics()).toMatch(/^process_open_fds \d+/m);
     await expectCounting(meter);
+  });
+
+  test("what the main thread may not read, libuv's pool may not", () => {
+    installed = new Installation();
+    chmodSync(installed.directory, 0o755);
+    const script = `
+      const { restrict } = require(${JSON.stringify(installed.path("build/Release/execve_counter.node"))});
+      const { readFileSync, promises } = require("node:fs");
+      const read = () => Promise.all([
+        (async () => readFileSync("/etc/shadow"))(),
+        ...Array.from({ length: 8 }, () => promises.readFile("/etc/shadow")),
+      ].map((reading) => reading.then(() => "read", ({ code }) => code)));
+      (async () => {
+        const before = await read();
+        restrict([]);
+        console.log(JSON.stringify([before, await read()]));
+      })();`;
+    const [command = "", ...args] = [...wrap, process.execPath, "-e", script];
+    const { stdout, stderr } = result(command, args);
+    const all = (what: string) => Array(9).fill(what);
+    expect(stderr).toBe("");
+    expect(JSON.parse(stdout)).toEqual([all("read"), all("EACCES")]);
   });
 
   test("it is told that it cannot become another, and leaves nothing loaded", async () => {
@@ -210,6 +239,43 @@ test("a signal of the same user opens no debugger", async () => {
   expect(await meter.stop()).toBe(0);
 });
 
+const RESTRICTED = projectPath("build/test/restricted");
+
+test("a thread that has something left is an error", async () => {
+  // Ten seconds each, in which there might be an end to it.
+  const outcomes = ["uid", "gid", "groups", "deaf"].map(async (how) => {
+    const { stdout } = await promisify(execFile)(RESTRICTED, [how]);
+    return stdout;
+  });
+  for (const outcome of await Promise.all(outcomes)) {
+    expect(outcome).toBe("threads: Connection timed out\n");
+  }
+});
+
+test("threads that start others meanwhile leave none with privileges", () => {
+  for (let i = 0; i < 20; i++) expect(sh(RESTRICTED, ["chain"])).toBe("0\n");
+});
+
+test("where threads cannot be seen, the meter does not go on", async () => {
+  const script = 'mount -t tmpfs tmpfs /proc && exec "$@"';
+  const [command = "", ...args] = ["unshare", "--mount", "sh", "-c", script, "sh"];
+  const { status, stdout, stderr } = result(command, [...args, process.execPath, CLI, "--no-web"]);
+  expect(stderr).toContain("error: cannot give up privileges (threads: ENOENT)\n");
+  expect(stderr).toContain("to do: mount /proc, ");
+  expect({ status, stdout }).toEqual({ status: 3, stdout: "" });
+});
+
+test("libuv's threads in the kernel, which keep privileges, are refused", async () => {
+  const env = (value: string) => ({ env: { ...process.env, UV_USE_IO_URING: value } });
+  const { status, stdout, stderr } = result(process.execPath, [CLI, "--no-web"], env("1"));
+  expect(stderr).toBe(
+    "execve-counter: error: UV_USE_IO_URING lets the kernel read files for Node.js with the privileges that it started with\n" +
+      "execve-counter: error: to do: unset UV_USE_IO_URING\n",
+  );
+  expect({ status, stdout }).toEqual({ status: 3, stdout: "" });
+  meter = await start([], env("0"));
+});
+
 test("a user that does not exist is refused before anything is loaded", () => {
   for (const user of ["no-such-user", "", "4294967295", "-1"]) {
     for (const more of [[], ["--check"]]) {
@@ -241,7 +307,7 @@ test("who has given privileges up can start no program", () => {
 
 test("no kind of call starts a program any more, on any thread", () => {
   const { ENOENT, EPERM } = constants.errno;
-  const lines = sh(projectPath("build/test/restricted"), []).trim().split("\n");
+  const lines = sh(RESTRICTED, []).trim().split("\n");
   const [before, after] = lines.map((line) => line.split(" ").map(Number));
   expect(before?.slice(0, 2)).toEqual([ENOENT, ENOENT]);
   expect(before).not.toContain(EPERM);

@@ -1,14 +1,22 @@
 // restricted: prints what calls that start a program fail with, before privileges are given
 // up and after, an errno a word: execve, execveat and, on x86-64, execve of 32 bits and of x32.
 // The program that is to be started is not there.
+// restricted uid|gid|groups|deaf: prints what it fails with where a thread has
+// another user, group or groups than the others, or hears no signal.
+// restricted chain: prints the capabilities of the last of threads that each start the next.
+#include <linux/capability.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <future>
 #include <thread>
 
 #include "../../native/privileges.h"
+#include "../../native/session.h"
 
 namespace
 {
@@ -34,10 +42,66 @@ void Print()
 	printf("\n");
 }
 
+// The thread does it to itself alone: these are system calls, not the C library's functions.
+void Differ(const char *how)
+{
+	const gid_t group = 1;
+	const unsigned long all = ~0UL;
+	if (!strcmp(how, "uid"))
+		syscall(SYS_setresuid, -1, 1, -1);
+	if (!strcmp(how, "gid"))
+		syscall(SYS_setresgid, -1, 1, -1);
+	if (!strcmp(how, "groups"))
+		syscall(SYS_setgroups, 1, &group);
+	if (!strcmp(how, "deaf"))
+		syscall(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, &all, nullptr, sizeof all);
+}
+
+std::atomic<bool> ends;
+
+// Each thread starts the next and ends; the last one says what it has.
+void Start(std::promise<uint32_t> *last)
+{
+	usleep(1000);
+	if (!ends) {
+		std::thread(Start, last).detach();
+		return;
+	}
+	__user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	__user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+	syscall(SYS_capget, &header, sets);
+	last->set_value(sets[0].permitted | sets[1].permitted);
+}
+
 } // namespace
 
-int main()
+int main(int argc, char **argv)
 {
+	if (argc > 1 && !strcmp(argv[1], "chain")) {
+		std::promise<uint32_t> last;
+		std::thread(Start, &last).detach();
+		execve_counter::Restrict(std::nullopt, {});
+		ends = true;
+		printf("%x\n", last.get_future().get());
+		return 0;
+	}
+	if (argc > 1) {
+		std::promise<void> different;
+		std::thread([&] {
+			Differ(argv[1]);
+			different.set_value();
+			for (;;)
+				pause();
+		}).detach();
+		different.get_future().wait();
+		try {
+			execve_counter::Restrict(std::nullopt, {});
+		} catch (const execve_counter::Failure &failure) {
+			printf("%s: %s\n", failure.what(), strerror(failure.error));
+		}
+		fflush(stdout);
+		_exit(0);
+	}
 	Print();
 	// On every thread, not only on the one that asks.
 	std::thread([] { execve_counter::Restrict(std::nullopt, {}); }).join();

@@ -7,6 +7,7 @@ root=$(mktemp -d)
 # It becomes /, which everybody may enter.
 chmod 755 "$root"
 trap 'rm -rf "$root"' EXIT
+chmod 755 "$root" # becomes /, for everybody
 mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/app/build/test"
 cp test/vm/init "$root/init"
 for name in sh mount ip poweroff sleep taskset; do ln -s busybox "$root/bin/$name"; done

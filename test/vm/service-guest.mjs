@@ -1,7 +1,7 @@
 // Runs inside a test machine with systemd: does to the service what an administrator does,
 // and reports what came of it.
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const METER = "http://127.0.0.1:11059";
@@ -44,13 +44,14 @@ async function plain() {
   const before = await counts();
   storm();
   const after = await counts();
-  const status = readFileSync(`/proc/${state.MainPID}/status`, "utf8");
+  const tasks = `/proc/${state.MainPID}/task`;
+  const threads = readdirSync(tasks).map((id) => readFileSync(`${tasks}/${id}/status`, "utf8"));
   return {
     started,
     state,
     before,
     after,
-    status,
+    threads,
     log: systemctl("status", "execve-counter").output,
   };
 }
