@@ -168,7 +168,10 @@ dist/cli.js: $(wildcard src/*.ts src/browser/*) tsconfig.json node_modules/.pack
 	$(Q)rm -rf dist/*.js dist/browser
 	$(Q)node_modules/.bin/tsc -p .
 	$(Q)node_modules/.bin/tsc -p src/browser
-	$(Q)cp src/browser/page.html src/browser/page.css dist/browser
+	$(Q)node_modules/.bin/esbuild src/browser/page.ts src/browser/page.css --bundle --minify --format=esm \
+		--outdir=dist/browser --log-level=warning
+	$(Q)cp src/browser/page.html dist/browser
+	$(Q)cp node_modules/uplot/LICENSE dist/browser/uplot.LICENSE
 	$(Q)chmod +x $@
 	$(Q)touch $@
 

@@ -1,5 +1,9 @@
 #!/usr/bin/env node
-/** The command line: flags in, exit code out. */
+/**
+ * The command line: flags in, exit code out. In this file no syntax that Node.js 10 does not
+ * know, or it would fail before the first import has said that it is too old.
+ */
+import "./node.ts";
 import { setFlagsFromString } from "node:v8";
 import { Command, CommanderError, Option } from "commander";
 import { type AgentOptions, check, FIXED_PATHS, run } from "./agent.ts";
@@ -314,7 +318,7 @@ function stopSignal(...more: NodeJS.Signals[]): Promise<void> {
 function report(error: unknown): number {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return 0;
-    const taker = /too many arguments for '(run|watch)'/.exec(error.message)?.[1];
+    const [, taker] = /too many arguments for '(run|watch)'/.exec(error.message) || [];
     const stray = taker === "run" ? runCommand.args[0] : `watch ${watchCommand.args[0]}`;
     return report(
       new UserError(

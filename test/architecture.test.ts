@@ -1,6 +1,8 @@
 import { readdirSync } from "node:fs";
+import { Script } from "node:vm";
+import { transformSync } from "esbuild";
 import { expect, test } from "vitest";
-import { readProjectFile } from "./support/files.ts";
+import { projectPath, readProjectFile } from "./support/files.ts";
 
 /** Who may import whom in src/; what is not named here may not be. */
 const ARROWS: Record<string, string[]> = {
@@ -12,6 +14,7 @@ const ARROWS: Record<string, string[]> = {
       "json",
       "labels",
       "log",
+      "node",
       "npx",
       "output",
       "printer",
@@ -71,6 +74,7 @@ const ARROWS: Record<string, string[]> = {
   users: [],
   json: [],
   log: [],
+  node: [],
   npx: [],
   output: ["errors"],
   page: [],
@@ -112,16 +116,35 @@ test.each(sources)("$name imports only what the architecture lets it", ({ name, 
 
 test("only the kernel loads the addon, and only the command line exits", () => {
   for (const { name, text } of sources) {
-    expect(text.includes(".node") && name !== "kernel").toBe(false);
-    expect(/process\.(exit\b|exitCode)/.test(text) && name !== "cli").toBe(false);
+    expect(/\.node["`]/.test(text) && name !== "kernel").toBe(false);
+    expect(/process\.(exit\b|exitCode)/.test(text) && !["cli", "node"].includes(name)).toBe(false);
   }
 });
 
 test("what runs in the browser takes no more than types from here", () => {
   const lines = readProjectFile("src/browser/page.ts").match(/^import .*$/gm) ?? [];
-  for (const line of lines)
-    expect(line).toMatch(/^import type .* from "(uplot|\.\.\/status\.ts)";$/);
-  expect(lines).toHaveLength(2);
+  expect(lines).toEqual([
+    'import UPlot from "uplot";',
+    'import type { Past, Row, Status } from "../status.ts";',
+  ]);
+});
+
+test("what Node.js loads is CommonJS, which every Node.js can require", () => {
+  const built = readdirSync(projectPath("dist")).filter((file) => file.endsWith(".js"));
+  expect(built.sort()).toEqual(sources.map(({ name }) => `${name}.js`).sort());
+  for (const file of built) {
+    expect(() => new Script(readProjectFile(`dist/${file}`)), file).not.toThrow();
+  }
+});
+
+test("a Node.js that is too old can read what tells it so", () => {
+  for (const file of ["dist/cli.js", "dist/node.js"]) {
+    const text = readProjectFile(file);
+    const as = (target: string) => transformSync(text, { target }).code;
+    expect(as("node10"), file).toBe(as("esnext"));
+  }
+  const [first] = /require\("[^"]+"\)/.exec(readProjectFile("dist/cli.js")) ?? [];
+  expect(first).toBe('require("./node.js")');
 });
 
 test("only session.cc knows libbpf, and only addon.cc knows Node-API", () => {

@@ -1,8 +1,6 @@
 /** The page's script: asks the meter for its numbers, and shows them. */
-import type UPlot from "uplot";
+import UPlot from "uplot";
 import type { Past, Row, Status } from "../status.ts";
-
-declare const uPlot: typeof UPlot;
 
 /** As JSON brings it: what is no safe integer comes as a bigint where the browser can. */
 type Count = number | bigint;
@@ -426,7 +424,7 @@ function makeChart(): UPlot {
     grid: { stroke: colour("line"), width: 1 },
     ticks: { stroke: colour("line"), width: 1 },
   };
-  return new uPlot(
+  return new UPlot(
     {
       width: place.clientWidth,
       height: place.clientHeight,

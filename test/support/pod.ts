@@ -1,4 +1,4 @@
-import { mkdirSync, realpathSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, realpathSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { IDaemonSet } from "kubernetes-models/apps/v1/DaemonSet";
 import { parse } from "yaml";
@@ -66,6 +66,8 @@ export function podConfig(
       },
       bind(node, "/bin/node", "ro"),
       bind(projectPath("."), "/app", "ro"),
+      // Debian's own Node.js has parts of itself there.
+      ...["/usr/share/nodejs"].filter(existsSync).map((path) => bind(path, path, "ro")),
       ...[...libraries].map((library) => bind(realpathSync(library), library, "ro")),
       ...(container.volumeMounts ?? []).map(({ name, mountPath, readOnly }) =>
         bind(hostPaths[name] as string, mountPath, readOnly ? "ro" : "rw"),
