@@ -7,12 +7,13 @@ import { EXECS_MAP } from "./keys.ts";
 import { OTHER } from "./labels.ts";
 import { createLog, type Level, type Log } from "./log.ts";
 import { Lines } from "./output.ts";
-import { type Format, format, printable } from "./printer.ts";
+import { type Format, format } from "./printer.ts";
 import { planRestriction } from "./privileges.ts";
 import { History } from "./rates.ts";
 import { read } from "./reader.ts";
 import { announce } from "./service.ts";
 import { type Snapshot, toPlain } from "./snapshot.ts";
+import { printable, visible } from "./text.ts";
 import { VERSION } from "./version.ts";
 import type { Address, Inherited, Page, Web } from "./web.ts";
 import type { WebConfig } from "./webconfig.ts";
@@ -283,7 +284,11 @@ async function startWeb(
       const snapshot = source.tryRead();
       return snapshot
         ? { body: await show(snapshot, type as Type) }
-        : { status: 503, type: TEXT, body: `cannot read the counters: ${source.failure}\n` };
+        : {
+            status: 503,
+            type: TEXT,
+            body: `${visible(`cannot read the counters: ${source.failure}`)}\n`,
+          };
     },
   });
   const json = (make: (snapshot: Snapshot) => object) =>
@@ -315,7 +320,8 @@ async function startWeb(
     ],
   ]);
   const onError = (error: unknown) => {
-    log.error(`cannot answer a request: ${error instanceof Error ? error.stack : error}`);
+    const stack = `${error instanceof Error ? error.stack : error}`;
+    for (const line of `cannot answer a request: ${stack}`.split("\n")) log.error(line);
   };
   const protection = config && { protection: () => config.protection };
   const web = await serve(options.addresses, pages, onError, protection);

@@ -24,8 +24,9 @@ import { LABELS, type Label } from "./labels.ts";
 import { createLog, LEVELS, type Level } from "./log.ts";
 import { npxGone } from "./npx.ts";
 import { cannotPrint, openStdout } from "./output.ts";
-import { type Format, printable } from "./printer.ts";
+import type { Format } from "./printer.ts";
 import { inheritedSockets } from "./service.ts";
+import { printable, visible } from "./text.ts";
 import type { TopOptions } from "./top.ts";
 import { VERSION } from "./version.ts";
 import * as watchList from "./watch.ts";
@@ -163,7 +164,7 @@ const runCommand = program
       logLevel: flags["log.level"],
     };
     if (flags.check) {
-      await print(`${(await check(options)).join("\n")}\n`);
+      await print(await check(options));
     } else {
       await run(options, stopSignal(), openStdout());
     }
@@ -211,8 +212,8 @@ watchSubcommand("list", "print the watched commands and their counts")
     const watched = watchList.list(flags.map, createLog(flags["log.level"]));
     await print(
       flags.output === "json"
-        ? `${toJson(Object.fromEntries(watched))}\n`
-        : [...watched].map(([name, count]) => `${printable(name)} ${count}\n`).join(""),
+        ? [toJson(Object.fromEntries(watched))]
+        : [...watched].map(([name, count]) => `${printable(name)} ${count}`),
     );
   });
 
@@ -262,13 +263,11 @@ program
     const findings = [...examine(HERE), ...attempt(createLog(flags["log.level"]).debug)];
     await print(
       flags.output === "json"
-        ? `${toJson(findings)}\n`
-        : findings
-            .map(({ what, state, found, remedy }) => {
-              const line = `${state.padEnd(8)} ${what.padEnd(26)} ${found}\n`;
-              return remedy ? `${line}${" ".repeat(9)}to do: ${remedy}\n` : line;
-            })
-            .join(""),
+        ? [toJson(findings)]
+        : findings.flatMap(({ what, state, found, remedy }) => [
+            `${state.padEnd(8)} ${what.padEnd(26)} ${found}`,
+            ...(remedy ? [`${" ".repeat(9)}to do: ${remedy}`] : []),
+          ]),
     );
     if (!canRun(findings)) {
       throw new UserError(
@@ -289,13 +288,14 @@ program
     const log = createLog(flags["log.level"]);
     const removed = unpinKernel(directory, log.debug);
     if (removed.length === 0) log.info(`nothing is pinned in ${directory}`);
-    await print(removed.map((path) => `removed ${path}\n`).join(""));
+    await print(removed.map((path) => `removed ${path}`));
   });
 
 program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
 
-/** Writes to the end: a pipe may take it piece by piece. */
-function print(text: string): Promise<void> {
+/** Writes lines to the end: a pipe may take them piece by piece. */
+function print(lines: readonly string[]): Promise<void> {
+  const text = lines.map((line) => `${visible(line)}\n`).join("");
   return new Promise((resolve, reject) => {
     process.stdout.write(text, (error) => (error ? reject(cannotPrint(error)) : resolve()));
   });
@@ -336,7 +336,8 @@ function report(error: unknown): number {
     log.error(`to do: ${error.remedy}`);
     return error.exitCode;
   }
-  log.error(`this is a bug, please report it: ${error instanceof Error ? error.stack : error}`);
+  const stack = `${error instanceof Error ? error.stack : error}`;
+  for (const line of `this is a bug, please report it: ${stack}`.split("\n")) log.error(line);
   return ExitCode.failed;
 }
 

@@ -1,8 +1,8 @@
 /** What top draws: lines of text, for a terminal or for a pipe. */
 import type { Label } from "./labels.ts";
-import { printable } from "./printer.ts";
 import type { Sample } from "./rates.ts";
 import { doubts, type Snapshot, totalsOf } from "./snapshot.ts";
+import { escaped, printable, visible } from "./text.ts";
 import { type Column, filtered, firstOf, NUMBERS, type Row, sumRows, type View } from "./view.ts";
 import { clip, isAscii, width } from "./width.ts";
 
@@ -112,7 +112,7 @@ export function frame(view: View, moment: Moment, size: Size, style: Style) {
 export function plain(view: View, moment: Moment, unicode: boolean): string {
   const style = { color: false, unicode };
   const columns = Number.POSITIVE_INFINITY;
-  const text = (spans: readonly Span[]) => spans.map(([part]) => part).join("");
+  const text = (spans: readonly Span[]) => visible(spans.map(([part]) => part).join(""));
   const unsorted = rowsOf(view, moment);
   const rows = firstOf(unsorted, unsorted.length, view);
   const table = tableOf(view, columns, sumRows(moment.rows, [])[0], style, rows);
@@ -269,9 +269,7 @@ function show(value = "", label: Label, { unicode }: Style): string {
   if (value === "" && label === "container") return "-";
   if (/^[0-9a-f]{64}$/.test(value)) return value.slice(0, 12);
   const text = printable(value);
-  return unicode || isAscii(text)
-    ? text
-    : text.replaceAll(/[^\x20-\x7e]/gu, (each) => `\\u{${each.codePointAt(0)?.toString(16)}}`);
+  return unicode || isAscii(text) ? text : escaped(text, /[^\x20-\x7e]/gu);
 }
 
 /** The keys that matter most, as far as there is room, or what is being typed. */
@@ -321,7 +319,7 @@ function paint(spans: readonly Span[], columns: number, style: Style): string {
   let line = "";
   let used = 0;
   for (const [text, ...paints] of spans) {
-    const clipped = clip(text, columns - used, "");
+    const clipped = clip(visible(text), columns - used, "");
     used += width(clipped);
     const codes = paints
       .filter((each) => style.color || !COLORS.includes(each))

@@ -1,10 +1,12 @@
 /**
  * JSON with bigints as integers, digit for digit, which JSON.stringify refuses;
- * properties stay in the order given.
+ * properties stay in the order given. On a terminal it does nothing but show.
  */
-import stringify from "safe-stable-stringify";
+import { configure } from "safe-stable-stringify";
+import { visibleJson } from "./text.ts";
 
-export const toJson: (value: object | string) => string = stringify.configure({
-  bigint: true,
-  deterministic: false,
-});
+const stringify = configure({ bigint: true, deterministic: false });
+
+export function toJson(value: object): string {
+  return visibleJson(stringify(value));
+}

@@ -1,6 +1,7 @@
 /** What is printed at each interval: text for people, a line of JSON for programs. */
 import { toJson } from "./json.ts";
 import { change, headline, moved, type Snapshot, toPlain } from "./snapshot.ts";
+import { printable } from "./text.ts";
 
 export type Format = "text" | "json";
 
@@ -40,19 +41,6 @@ function show(labels: Record<string, string>): string {
       return ` ${label}=${text}`;
     })
     .join("");
-}
-
-/**
- * A text that does to a terminal what it looks like: control characters and the
- * like, and the backslash itself, become \u{…}; a text that is empty or has spaces
- * is quoted.
- */
-export function printable(text: string): string {
-  const escaped = text.replaceAll(
-    /[\p{C}\p{Zl}\p{Zp}\\"]/gu,
-    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
-  );
-  return /^$|\s/u.test(escaped) ? `"${escaped}"` : escaped;
 }
 
 function round(rate: number): number {

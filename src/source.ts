@@ -13,10 +13,10 @@ import {
 } from "./kernel.ts";
 import type { Label } from "./labels.ts";
 import type { Log } from "./log.ts";
-import { printable } from "./printer.ts";
 import { History, Rates } from "./rates.ts";
 import { read } from "./reader.ts";
 import type { Snapshot } from "./snapshot.ts";
+import { printable } from "./text.ts";
 
 export interface SourceOptions {
   /** Undefined for what the running meter has, or the command. */

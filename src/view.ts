@@ -1,6 +1,7 @@
 /** What top shows of the rows, and what keys change about that. */
 import { LABELS, type Label } from "./labels.ts";
 import type { Rated } from "./rates.ts";
+import { visible } from "./text.ts";
 
 /** A rate, or what it is a rate of, in the order of the screen. */
 export const NUMBERS = ["second", "minute", "start", "count"] as const;
@@ -116,7 +117,7 @@ function move({ scroll, page, typing }: View, name: string): number | undefined 
 function type(filter: string, name: string, sequence: string): Pick<View, "filter" | "typing"> {
   if (name === "return" || name === "enter") return { filter, typing: false };
   if (name === "backspace") return { filter: [...filter].slice(0, -1).join(""), typing: true };
-  const isText = sequence !== "" && !/\p{C}/u.test(sequence);
+  const isText = sequence !== "" && sequence === visible(sequence);
   return { filter: isText ? filter + sequence : filter, typing: true };
 }
 

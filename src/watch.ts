@@ -4,6 +4,7 @@ import { ExitCode, UserError } from "./errors.ts";
 import { type LiveCounters, openLiveCounters } from "./kernel.ts";
 import { watchedCounts, watchKey } from "./keys.ts";
 import type { Log } from "./log.ts";
+import { printable } from "./text.ts";
 
 const LOCK = "/run/execve-counter.lock";
 
@@ -30,7 +31,7 @@ export function add(names: readonly string[], mapId: number | undefined, log: Lo
     try {
       for (const name of names) {
         if (counters.insert(watchKey(name))) added.push(name);
-        else log.info(`${name} is watched already`);
+        else log.info(`${printable(name)} is watched already`);
       }
     } catch (error) {
       for (const name of added) counters.remove(watchKey(name));
@@ -55,7 +56,7 @@ export function remove(
     counters.settle();
     if (missing.length > 0) {
       throw new UserError(
-        `not watched: ${missing.join(", ")}`,
+        `not watched: ${missing.map(printable).join(", ")}`,
         "execve-counter watch list shows what is",
         ExitCode.failed,
       );

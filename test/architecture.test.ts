@@ -19,6 +19,7 @@ const ARROWS: Record<string, string[]> = {
       "output",
       "printer",
       "service",
+      "text",
       "version",
       "web",
     ],
@@ -37,25 +38,25 @@ const ARROWS: Record<string, string[]> = {
       "service",
       "status",
     ],
-    ...["snapshot", "json", "keys", "labels", "log", "output", "version"],
+    ...["snapshot", "json", "keys", "labels", "log", "output", "text", "version"],
   ],
   doctor: ["capabilities", "kernel"],
   privileges: ["capabilities", "errors", "kernel"],
   service: ["errors", "kernel", "log", "web"],
-  watch: ["kernel", "errors", "keys", "log"],
+  watch: ["kernel", "errors", "keys", "log", "text"],
   kernel: ["capabilities", "errors", "keys", "labels", "pins", "snapshot", "users"],
   pins: ["errors", "keys"],
   reader: ["kernel", "errnos", "keys", "labels", "snapshot"],
-  printer: ["json", "snapshot"],
+  printer: ["json", "snapshot", "text"],
   rates: ["snapshot"],
   status: ["rates", "snapshot"],
   top: ["frame", "log", "output", "privileges", "source", "terminal", "view"],
   source: [
     ...["kernel", "reader", "rates", "frame", "snapshot"],
-    ...["errors", "labels", "log", "printer"],
+    ...["errors", "labels", "log", "text"],
   ],
-  frame: ["labels", "printer", "rates", "snapshot", "view", "width"],
-  view: ["labels", "rates"],
+  frame: ["labels", "rates", "snapshot", "text", "view", "width"],
+  view: ["labels", "rates", "text"],
   terminal: ["output", "view"],
   width: [],
   metrics: ["snapshot"],
@@ -72,12 +73,13 @@ const ARROWS: Record<string, string[]> = {
   errors: ["capabilities"],
   capabilities: [],
   users: [],
-  json: [],
-  log: [],
+  json: ["text"],
+  log: ["text"],
   node: [],
   npx: [],
   output: ["errors"],
   page: [],
+  text: [],
   version: [],
 };
 
@@ -121,11 +123,12 @@ test("only the kernel loads the addon, and only the command line exits", () => {
   }
 });
 
-test("what runs in the browser takes no more than types from here", () => {
+test("what runs in the browser takes types from here, and how a text is shown", () => {
   const lines = readProjectFile("src/browser/page.ts").match(/^import .*$/gm) ?? [];
   expect(lines).toEqual([
     'import UPlot from "uplot";',
     'import type { Past, Row, Status } from "../status.ts";',
+    'import { escaped, visible } from "../text.ts";',
   ]);
 });
 

@@ -355,3 +355,15 @@ test("a name as long as there are does not make the page wider than a phone", as
   expect(await text("#doubts")).toBe(status.doubts[0]);
   expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(320);
 });
+
+test("names, the host and doubts do nothing but show", async () => {
+  status.host = "\u202eenihcam\u3164";
+  status.doubts = ["a\u202eb\u034fc"];
+  status.rows = [row({ command: "\u202ehs\u3164\x1b", container: "" }, 1, 1, 1)];
+  await look();
+  await live();
+  expect(await text("#host")).toBe("on \\u{202e}enihcam\\u{3164}");
+  expect(await page.title()).toContain("\\u{202e}enihcam\\u{3164}");
+  expect(await text("#doubts")).toBe("a\\u{202e}b\\u{34f}c");
+  expect(await text("#who td")).toBe("\\u{202e}hs\\u{3164}\\u{1b}");
+});

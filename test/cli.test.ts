@@ -37,6 +37,22 @@ test.each([
   expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
 });
 
+test.each([
+  ["\u009b2J\u202e"],
+  ["--\u009b2J\u202e\n"],
+  ["watch", "\u009b2J\u202e"],
+  ["--output", "\u009b2J\u202e"],
+  ["--watch", "\u009b2J\u202e/"],
+  ["--web.listen-address", "\u009b2J\u202e"],
+  ["--web.config.file", "/nonexistent/\u009b2J\u202e\nx"],
+])("of %j %j it is said what is wrong, and nothing comes out as it went in", (...args) => {
+  const { status, stdout, stderr } = cli(...args);
+  expect({ status, stdout }).toEqual({ status: 2, stdout: "" });
+  expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
+  expect(stderr).toContain("\\u{9b}2J\\u{202e}");
+  expect(stderr).not.toMatch(/[\u009b\u202e]/);
+});
+
 test("a reader that goes away early sees no stack", () => {
   const script = `"$0" "$1" --help | true; "$0" "$1" --version | true`;
   for (let i = 0; i < 5; i++) {

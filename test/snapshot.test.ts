@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { format, printable } from "../src/printer.ts";
+import { format } from "../src/printer.ts";
 import { change, headline, moved, toPlain } from "../src/snapshot.ts";
 import { snapshot } from "./support/snapshot.ts";
 
@@ -46,16 +46,6 @@ test("without labels, failures and watched names there is the line alone", () =>
 test("a name taken off the list and put back has grown by nothing", () => {
   const less = snapshot({ watched: new Map([["nc", 1n]]) });
   expect(moved(now, less)).toEqual([]);
-});
-
-test("what is printed for people does nothing to their terminal", () => {
-  expect(printable("sh")).toBe("sh");
-  expect(printable("")).toBe('""');
-  expect(printable("a b")).toBe('"a b"');
-  expect(printable("\x1b[2J")).toBe("\\u{1b}[2J");
-  expect(printable('"\\')).toBe("\\u{22}\\u{5c}");
-  expect(printable("\u009b\u202e\u2028\n")).toBe("\\u{9b}\\u{202e}\\u{2028}\\u{a}");
-  expect(printable("ä🐚")).toBe("ä🐚");
 });
 
 test("the first line is about the time since the start, when all counts were 0", () => {

@@ -1,6 +1,7 @@
 /** The page's script: asks the meter for its numbers, and shows them. */
 import UPlot from "uplot";
 import type { Past, Row, Status } from "../status.ts";
+import { escaped, visible } from "../text.ts";
 
 /** As JSON brings it: what is no safe integer comes as a bigint where the browser can. */
 type Count = number | bigint;
@@ -184,18 +185,15 @@ function perSecond(rate: number | null | undefined): string {
   );
 }
 
-/** A name as it looks, whatever is in it. */
-function visible(name: string): string {
-  return name.replaceAll(
-    /[\p{C}\p{Zl}\p{Zp}\\]/gu,
-    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
-  );
+/** A name as it looks; no two look the same. */
+function spelled(name: string): string {
+  return visible(escaped(name, /\\/g));
 }
 
 function show(status: Status<Count>): void {
   element("main").hidden = false;
-  document.title = `${status.host}: execve-counter`;
-  setText(element("host"), `on ${status.host}`);
+  document.title = `${visible(status.host)}: execve-counter`;
+  setText(element("host"), `on ${visible(status.host)}`);
   setText(element("version"), status.version);
   const since = element<HTMLTimeElement>("since");
   since.dateTime = status.start_time;
@@ -260,7 +258,7 @@ function showDoubts(doubts: readonly string[]): void {
   const list = element("doubts");
   const exact = doubts.length === 0;
   list.dataset.exact = String(exact);
-  const texts = exact ? ["Exact: the kernel has skipped nothing."] : doubts;
+  const texts = exact ? ["Exact: the kernel has skipped nothing."] : doubts.map(visible);
   if (texts.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;
   list.replaceChildren(...texts.map((text) => make("li", text)));
 }
@@ -346,7 +344,7 @@ function showLabel(cell: HTMLElement, value: string): void {
   if (!cell.firstElementChild) cell.append(document.createElement("bdi"));
   setText(
     cell.firstElementChild as Element,
-    value === "" ? "none" : container ? value.slice(0, 12) : visible(value),
+    value === "" ? "none" : container ? value.slice(0, 12) : spelled(value),
   );
 }
 

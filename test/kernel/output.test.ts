@@ -3,6 +3,7 @@ import { once } from "node:events";
 import {
   closeSync,
   constants,
+  copyFileSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -15,7 +16,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { projectPath } from "../support/files.ts";
-import { CLI, type Counts, Meter, result, sh, until } from "../support/meter.ts";
+import { CLI, type Counts, Meter, result, sh, uniqueName, until } from "../support/meter.ts";
 
 const FAST = ["--interval", "100ms"];
 /** Lines of some 8,000 bytes. */
@@ -245,6 +246,56 @@ test("in a terminal it says in three lines what it counts, where to look, and ho
   );
   expect(how).toBe("execve-counter: Ctrl-C stops it");
   expect(first).toMatch(/^\S+Z execve_counter: \d+ \(/);
+});
+
+test("whatever a process is called, nothing that is printed does more than show it", async () => {
+  const name = `${uniqueName().slice(-5)}\x1b[2\u009b\n\u202e`;
+  copyFileSync("/bin/true", join(directory, name));
+  const pins = "/sys/fs/bpf/\u009b\u202e";
+  const texts: string[] = [];
+  const meters: Meter[] = [];
+  try {
+    for (const output of ["text", "json"]) {
+      const watch = [...FAST, "--output", output, "--by", "command", "--watch", name];
+      meters.push(await Meter.start(watch));
+    }
+    const [first, second] = meters as [Meter, Meter];
+    const cli = (...args: string[]) => {
+      const { stdout, stderr } = result(process.execPath, [CLI, ...args]);
+      texts.push(stdout, stderr);
+      return `${stdout}${stderr}`;
+    };
+    sh(join(directory, name), []);
+    const shown = `${name.slice(0, 5)}\\u{1b}[2\\u{9b}\\u{a}\\u{202e}`;
+    await until("its line", () => first.stdout.includes(`exec command=${shown}`));
+    const line = await until("its line", () =>
+      second.lines.find((line) => JSON.parse(line).watched[name] === 1),
+    );
+    const execs = JSON.parse(line).execs_by as Counts["execs_by"];
+    expect(execs).toContainEqual({ command: name, execs: 1 });
+    const map = ["--map", `${first.mapId}`];
+    expect(cli("watch", "list", ...map)).toBe(`${shown} 1\n`);
+    expect(JSON.parse(cli("watch", "list", "-o", "json", ...map))).toEqual({ [name]: 1 });
+    expect(cli("watch", "add", name, ...map)).toContain(`${shown} is watched already`);
+    cli("watch", "remove", name, ...map);
+    expect(cli("watch", "remove", name, ...map)).toContain(`not watched: ${shown}`);
+    expect(cli("--check", "--no-web", "--watch", name)).toContain(`watch     ${shown}\n`);
+    expect(cli("--check", "--no-web", "--pin", pins)).toContain("pins      /sys/fs/bpf/\\u{9b}");
+    expect(cli("unpin", pins)).toContain("\\u{9b}\\u{202e}");
+    cli("doctor");
+    cli("doctor", "-o", "json");
+    texts.push(result("timeout", ["2", process.execPath, CLI, "top", ...map]).stdout);
+    expect(texts.at(-1)).toContain(shown);
+    for (const path of ["/api/v1/counts", "/api/v1/status"]) {
+      texts.push(await (await first.get(path)).text());
+      expect(texts.at(-1)).toContain("\\u009b");
+    }
+  } finally {
+    for (const meter of meters) await meter.stop();
+  }
+  for (const meter of meters) texts.push(meter.stdout, meter.stderr);
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what must not be there
+  for (const text of texts) expect(text).not.toMatch(/[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]/);
 });
 
 test("piped, stdout is data only, and nobody is told of keys", async () => {

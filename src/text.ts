@@ -1,0 +1,41 @@
+/**
+ * Text as it looks, whatever is in it. What a process, a file or a user is called is anybody's
+ * choice, and a terminal does what control characters in it say.
+ */
+
+/**
+ * What has no look of its own: control characters and what else a terminal obeys, leaves out
+ * or takes for an order to write from right to left, and what is no character.
+ */
+const UNSEEN = String.raw`\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}`;
+const IN_LINES = new RegExp(`[${UNSEEN}]`, "gu");
+const IN_NAMES = new RegExp(`[${UNSEEN}\\\\"]`, "gu");
+
+/** A line in which what has no look of its own is \u{…}. */
+export function visible(line: string): string {
+  return escaped(line, IN_LINES);
+}
+
+/**
+ * A name among other text: besides, the backslash and the quote are \u{…}, so that no two
+ * names look the same; one that is empty or has spaces is quoted.
+ */
+export function printable(name: string): string {
+  const text = escaped(name, IN_NAMES);
+  return /^$|\s/u.test(text) ? `"${text}"` : text;
+}
+
+/** The text with every match of the pattern as \u{…}. */
+export function escaped(text: string, pattern: RegExp): string {
+  return text.replaceAll(pattern, (each) => `\\u{${each.codePointAt(0)?.toString(16)}}`);
+}
+
+/** JSON of the same value, in which what has no look of its own is \u…. */
+export function visibleJson(json: string): string {
+  return json.replaceAll(IN_LINES, (each) =>
+    Array.from(
+      { length: each.length },
+      (_, i) => `\\u${each.charCodeAt(i).toString(16).padStart(4, "0")}`,
+    ).join(""),
+  );
+}
