@@ -169,6 +169,15 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
     });
   }
 
+  // What load(), flags() and pinned() call the fields that are set.
+  static Napi::Array FlagsOf(Napi::Env env, const config& keys) {
+    Napi::Array flags = Napi::Array::New(env);
+    for (const auto& [name, field] : Fields()) {
+      if (keys.*field) flags[flags.Length()] = name;
+    }
+    return flags;
+  }
+
  private:
   // What a method needs the session to have: the object file, the counters of
   // another Session, those of this or another, all that it counts, or programs and maps of its own.
@@ -439,12 +448,7 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
 
   Napi::Value Flags(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    Session& session = Get(env, Needs::kTables);
-    Napi::Array flags = Napi::Array::New(env);
-    for (const auto& [name, field] : Fields()) {
-      if (session.Keys().*field) flags[flags.Length()] = name;
-    }
-    return flags;
+    return FlagsOf(env, Get(env, Needs::kTables).Keys());
   }
 
   void Close(const Napi::CallbackInfo& info) {
@@ -474,6 +478,18 @@ Napi::Value FindCounters(const Napi::CallbackInfo& info) {
 
 // settle(): void
 void Settle(const Napi::CallbackInfo& info) { Try(info.Env(), Session::Settle); }
+
+// pinned(pins: string): { flags: string[]; rows: number }
+Napi::Value Pinned(const Napi::CallbackInfo& info) {
+  const std::string pins = StringArgument(info, 0, "pins");
+  Napi::Object object = Napi::Object::New(info.Env());
+  Try(info.Env(), [&] {
+    const Plan plan = Session::Pinned(pins);
+    object["flags"] = SessionWrap::FlagsOf(info.Env(), plan.keys);
+    object["rows"] = plan.rows;
+  });
+  return object;
+}
 
 // mountBpffs(directory: string): void
 void MountBpffs(const Napi::CallbackInfo& info) {
@@ -530,6 +546,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["findCounters"] = Napi::Function::New(env, FindCounters);
   exports["settle"] = Napi::Function::New(env, Settle);
   exports["mountBpffs"] = Napi::Function::New(env, MountBpffs);
+  exports["pinned"] = Napi::Function::New(env, Pinned);
   exports["account"] = Napi::Function::New(env, AccountOf);
   exports["notify"] = Napi::Function::New(env, Notify);
   exports["restrict"] = Napi::Function::New(env, Restrict);

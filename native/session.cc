@@ -177,6 +177,12 @@ std::vector<Running> RunningPrograms() {
   return running;
 }
 
+Fd OpenPin(const std::string& pins, const std::string& name) {
+  Fd fd(bpf_obj_get((pins + "/" + name).c_str()));
+  if (!fd) throw Failure("pinned " + name, errno);
+  return fd;
+}
+
 // What the kernel keeps of a program's or a map's name.
 std::string Short(const std::string& name) { return name.substr(0, BPF_OBJ_NAME_LEN - 1); }
 
@@ -285,7 +291,7 @@ void Session::Load(const Plan& plan) {
   for (const std::string& name : plan.programs) {
     const int fd = bpf_program__fd(Program(kEnter + name));
     Pin(fd, kEnter + name);
-    entries_.emplace(name, Pinned(kEnter + name));
+    entries_.emplace(name, OpenPin(plan_.pins, kEnter + name));
   }
 }
 
@@ -299,16 +305,32 @@ void Session::Pin(int fd, const std::string& name) {
   if (bpf_obj_pin(fd, (plan_.pins + "/" + name).c_str()) < 0) throw Failure("pin " + name, errno);
 }
 
-Fd Session::Pinned(const std::string& name) {
-  Fd fd(bpf_obj_get((plan_.pins + "/" + name).c_str()));
-  if (!fd) throw Failure("pinned " + name, errno);
-  return fd;
+Plan Session::Pinned(const std::string& pins) {
+  const Fd execs = OpenPin(pins, EXECS_MAP);
+  const Fd begun = OpenPin(pins, STATE_MAP);
+  const auto is = [](const bpf_map_info& info, uint32_t type, uint32_t key, uint32_t value) {
+    return info.type == type && info.key_size == key && info.value_size == value;
+  };
+  const bpf_map_info rows = MapInfoOf(execs.get());
+  if (!is(rows, BPF_MAP_TYPE_HASH, sizeof(exec_key), sizeof(uint64_t))) {
+    throw Failure("pinned " EXECS_MAP, EINVAL);
+  }
+  const uint32_t index = 0;
+  state state{};
+  if (!is(MapInfoOf(begun.get()), BPF_MAP_TYPE_ARRAY, sizeof(index), sizeof(state)) ||
+      bpf_map_lookup_elem(begun.get(), &index, &state) < 0) {
+    throw Failure("pinned " STATE_MAP, EINVAL);
+  }
+  Plan plan;
+  plan.keys = state.keys;
+  plan.rows = rows.max_entries;
+  return plan;
 }
 
 // Takes a pinned map in the place of the one that would be made, if it is the same.
 void Session::ReuseMap(bpf_map* map) {
   const std::string name = bpf_map__name(map);
-  const Fd pinned = Pinned(name);
+  const Fd pinned = OpenPin(plan_.pins, name);
   bpf_map_info info{};
   uint32_t size = sizeof(info);
   if (bpf_obj_get_info_by_fd(pinned.get(), &info, &size) < 0 || info.type != bpf_map__type(map) ||
@@ -322,7 +344,7 @@ void Session::ReuseMap(bpf_map* map) {
 // What is pinned as the entry of a program must be a program of that name which calls
 // what is in the program's slot, and its link must be attached.
 void Session::CheckEntry(const std::string& name) {
-  Fd entry = Pinned(kEnter + name);
+  Fd entry = OpenPin(plan_.pins, kEnter + name);
   std::array<uint32_t, 8> maps{};
   bpf_prog_info program{};
   program.nr_map_ids = maps.size();
@@ -331,10 +353,11 @@ void Session::CheckEntry(const std::string& name) {
   if (bpf_obj_get_info_by_fd(entry.get(), &program, &size) < 0 ||
       program.type != bpf_program__type(Program(kEnter + name)) ||
       program.name != (kEnter + name).substr(0, sizeof(program.name) - 1) ||
-      std::find(maps.begin(), maps.end(), MapInfoOf(Pinned(kNext + name).get()).id) == maps.end()) {
+      std::find(maps.begin(), maps.end(), MapInfoOf(OpenPin(plan_.pins, kNext + name).get()).id) ==
+          maps.end()) {
     throw Failure("pinned " + (kEnter + name), EINVAL);
   }
-  Fd link = Pinned(kLink + name);
+  Fd link = OpenPin(plan_.pins, kLink + name);
   bpf_link_info attached{};
   size = sizeof(attached);
   if (bpf_obj_get_info_by_fd(link.get(), &attached, &size) < 0 || attached.prog_id != program.id) {

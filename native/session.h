@@ -128,6 +128,10 @@ class Session {
   // fit is a Failure of the step "pinned <name>".
   void Load(const Plan& plan);
 
+  // How what is pinned in a directory counts: `keys` and `rows` as they were for Load; a
+  // Failure of the step "pinned <name>" where it is none of ours.
+  static Plan Pinned(const std::string& pins);
+
   // Since when the counts run, in ms since 1970: from `now` on, or, where they were
   // adopted, what was said here first. To be called before Attach. Of a Session that is
   // followed it is when the kernel began to load the last of the programs that were attached
@@ -200,7 +204,6 @@ class Session {
   void ReuseMap(bpf_map* map);
   void CheckEntry(const std::string& program);
   void Pin(int fd, const std::string& name);
-  Fd Pinned(const std::string& name);
   std::vector<std::string> PinnedMaps();
   bpf_program* Program(const std::string& name);
   bpf_map* Map(const std::string& name);

@@ -91,7 +91,13 @@ export async function run(
     if (options.pin !== undefined) {
       const what = kernel.adopted ? "adopted what is pinned in" : "pinned in";
       const since = kernel.startTime.toISOString();
-      log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs`);
+      const until = kernel.pinsOutlive ? "" : ", as long as its bpffs is mounted";
+      log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs${until}`);
+      if (kernel.pinsOutlive === false) {
+        log.warn(
+          `the bpffs of ${options.pin} is mounted in this mount namespace only, and its pins end with that: mount it on the host, and start again`,
+        );
+      }
     }
 
     if (isatty(stdout)) {

@@ -45,6 +45,8 @@ export interface Circumstances {
   btf: boolean;
   /** The object file that was to be loaded. */
   object: string;
+  /** The directory to pin in, where there is one. */
+  pins?: string | undefined;
 }
 
 const ALL_CAPABILITIES = "run it as root, or with CAP_BPF and CAP_PERFMON";
@@ -52,6 +54,8 @@ const BANNED =
   "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
 const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
 export const MORE_FILES = "raise the limit on open files (ulimit -n)";
+export const unpinIt = (directory = "<dir>") =>
+  `give its counts up: execve-counter unpin ${directory}`;
 const USE_RAW = "count by the raw hook, which needs none: --attempts raw";
 
 /** Puts a failure of the kernel or of libbpf into a user's words. */
@@ -103,9 +107,10 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       }
   }
   if (step.startsWith("pinned ")) {
+    if (code === "EROFS") return readOnly(here.pins);
     return failed(
       `what is pinned as ${step.slice(7)} is not what this meter would pin (${code})`,
-      "start with the flags and the version that pinned it, or give its counts up: execve-counter unpin",
+      `start the version that pinned it, or ${unpinIt(here.pins)}`,
     );
   }
   if (step.startsWith("pin link_") && code === "EINVAL") {
@@ -123,7 +128,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   if (code === "EPERM" && (step === "update" || step === "delete")) {
     return failed(
       `the map of counters is frozen: it can be read, but not edited (${step}: ${code})`,
-      "start the meter again; where it is pinned, give its counts up first: execve-counter unpin",
+      `start the meter again; where it is pinned, first ${unpinIt(here.pins)}`,
     );
   }
   if (isDenied(code) && ["find", "adopt", "follow"].includes(step)) {
@@ -162,6 +167,15 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   return failed(
     `the counters cannot be used (${step}: ${because})`,
     "start the meter again; if this repeats, report it with the output of --log.level debug",
+  );
+}
+
+/** What is in a read-only bpffs can be neither changed nor taken over. */
+export function readOnly(pins = "the directory of the pins"): UserError {
+  return new UserError(
+    `${pins} is mounted read-only`,
+    "mount bpffs read-write there (mount -o remount,rw), or leave out what keeps it from that, like ProtectKernelTunables= in a unit",
+    ExitCode.unable,
   );
 }
 

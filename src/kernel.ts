@@ -7,10 +7,10 @@ import { constants, release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { effectiveCapabilities } from "./capabilities.ts";
-import { ExitCode, explain, explainAddon, UserError } from "./errors.ts";
+import { ExitCode, explain, explainAddon, UserError, unpinIt } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import { LABELS, type Label } from "./labels.ts";
-import { preparePins, unpin } from "./pins.ts";
+import { type Pins, preparePins, unpin } from "./pins.ts";
 import type { ProgramStats } from "./snapshot.ts";
 import { userNames } from "./users.ts";
 
@@ -105,6 +105,8 @@ interface Addon {
   findCounters(): number[];
   /** Waits until every program has ended that runs now; see Session::Settle. */
   settle(): void;
+  /** How what is pinned there counts: `flags` and `rows` as load() was given them. */
+  pinned(pins: string): { flags: string[]; rows: number };
   /** Mounts bpffs, for everybody. */
   mountBpffs(directory: string): void;
   /** The account's name, from NSS; throws a NativeError where nobody can tell. */
@@ -174,6 +176,8 @@ export interface Kernel extends Meter {
   readonly maps: readonly MapInfo[];
   /** Whether the counts were pinned by another agent before. */
   readonly adopted: boolean;
+  /** Whether what is pinned outlives this mount namespace; undefined where nobody can tell. */
+  readonly pinsOutlive: boolean | undefined;
   /** Closes, and removes what was pinned by this start. */
   discard(): void;
 }
@@ -186,10 +190,11 @@ export interface Kernel extends Meter {
  */
 export function openKernel(options: KernelOptions): Kernel {
   const open = (hook: Hook, fallback?: string) =>
-    withSession(options.log, (session, addon) => ({
-      ...start(session, addon, hook, options),
-      fallback,
-    }));
+    withSession(
+      options.log,
+      (session, addon) => ({ fallback, ...start(session, addon, hook, options) }),
+      { pins: options.pin },
+    );
   if (options.attempts === "raw") return open("raw");
   try {
     return open("tracepoint");
@@ -238,15 +243,7 @@ export function openLiveCounters(
     session.adopt(id);
     return {
       mapId: id,
-      lock: (path) => {
-        try {
-          session.lock(path);
-          return true;
-        } catch (error) {
-          if (isNativeError(error) && error.errno === constants.errno.EWOULDBLOCK) return false;
-          throw isNativeError(error) ? translate(error, []) : error;
-        }
-      },
+      lock: (path) => translated([], () => lock(session, path)),
       read: () => translated([], () => session.readCounters()),
       settle: () => translated([], () => addon.settle()),
       insert: (key) => translated([], () => session.insert(key)),
@@ -328,18 +325,21 @@ export function openRunningMeter(mapId: number, log: (line: string) => void): Ru
   };
   // For the next one, which may start when the file can be read no more.
   if (!objectRead && existsSync(OBJECT)) objectRead = readFileSync(OBJECT);
-  return withSession(log, follow, objectRead);
+  return withSession(log, follow, { object: objectRead });
 }
 
 /** Opens a session for `use`; closes it where that fails. */
 function withSession<Result>(
   log: (line: string) => void,
   use: (session: Session, addon: Addon) => Result,
-  object: string | Uint8Array = OBJECT,
+  {
+    object = OBJECT,
+    pins,
+  }: { object?: string | Uint8Array | undefined; pins?: string | undefined } = {},
 ): Result {
   const addon = loadAddon();
   const complaints: string[] = [];
-  return translated(complaints, () => {
+  const work = () => {
     const session = new addon.Session(object, (level, message) => {
       const lines = message.trimEnd().split("\n");
       if (level === "warn") complaints.push(...lines);
@@ -351,15 +351,31 @@ function withSession<Result>(
       session.close();
       throw error;
     }
-  });
+  };
+  return translated(complaints, work, pins);
+}
+
+/** False where somebody else has the lock. */
+function lock(session: Session, path: string): boolean {
+  try {
+    session.lock(path);
+    return true;
+  } catch (error) {
+    if (isNativeError(error) && error.errno === constants.errno.EWOULDBLOCK) return false;
+    throw error;
+  }
 }
 
 /** Does native work; what the kernel refuses becomes a UserError. */
-function translated<Result>(complaints: readonly string[], work: () => Result): Result {
+function translated<Result>(
+  complaints: readonly string[],
+  work: () => Result,
+  pins?: string,
+): Result {
   try {
     return work();
   } catch (error) {
-    throw isNativeError(error) ? translate(error, complaints) : error;
+    throw isNativeError(error) ? translate(error, complaints, pins) : error;
   }
 }
 
@@ -373,31 +389,44 @@ const PROGRAMS = {
 } as const;
 type Hook = keyof typeof PROGRAMS;
 
-function start(
-  session: Session,
-  addon: Addon,
-  hook: Hook,
-  options: KernelOptions,
-): Omit<Kernel, "fallback"> {
-  const { by, failures } = options;
-  const attempts = options.attempts !== "off";
-  const programs = [
-    ...(attempts ? PROGRAMS[hook].attempts : []),
+/** The programs that these flags ask for. */
+function programsFor(hook: Hook, { attempts, failures }: KernelOptions): string[] {
+  return [
+    ...(attempts === "off" ? [] : PROGRAMS[hook].attempts),
     ...(failures ? PROGRAMS[hook].failures : []),
     "count_exec",
   ];
-  // Without labels there is one row, besides the one for what finds no room.
-  const rows = by.length > 0 ? options.maxSeries : 2;
-  const flags = [...by, ...(containersInVersion1() ? ["cgroup_v1"] : [])];
+}
+
+const isSame = (one: readonly string[], other: readonly string[]) =>
+  [...one].sort().join() === [...other].sort().join();
+
+function start(
+  session: Session,
+  addon: Addon,
+  asked: Hook,
+  options: KernelOptions,
+): Omit<Kernel, "fallback"> & { fallback?: string } {
+  const { by, failures } = options;
+  const attempts = options.attempts !== "off";
   const pins =
     options.pin === undefined
       ? undefined
-      : preparePins(options.pin, programs, {
-          mountBpffs: addon.mountBpffs,
-          lock: (directory) => session.lock(directory),
+      : preparePins(options.pin, {
+          mountBpffs: (directory) => mountBpffs(addon, directory),
+          lock: (directory) => lock(session, directory),
         });
+  // Who fell back to it when it was pinned goes on by it.
+  const fellBack =
+    pins?.adopt === true && asked !== "raw" && isSame(pins.programs, programsFor("raw", options));
+  const hook = fellBack ? "raw" : asked;
+  const programs = programsFor(hook, options);
+  // Without labels there is one row, besides the one for what finds no room.
+  const rows = by.length > 0 ? options.maxSeries : 2;
+  const flags = [...by, ...(containersInVersion1() ? ["cgroup_v1"] : [])];
   let startTime: Date;
   try {
+    if (pins?.adopt) requireSame(pins, addon.pinned(pins.path), programs, flags, rows, options);
     session.load(programs, flags, rows, pins?.path, pins?.adopt);
     startTime = new Date(session.begin(Date.now()));
     // Keys that were there may just have been removed.
@@ -423,11 +452,51 @@ function start(
     reportsMisses: reportsTracepointMisses(release()) || hook === "raw" || !(attempts || failures),
     maps: session.maps(),
     adopted: pins?.adopt ?? false,
+    pinsOutlive: pins?.outlive,
+    ...(fellBack && { fallback: `${options.pin} was pinned by the raw hook` }),
+    close: () => {
+      pins?.close();
+      session.close();
+    },
     discard: () => {
       pins?.discard();
       session.close();
     },
   };
+}
+
+/** @throws UserError, naming the flags, where what is pinned counts otherwise than is asked for */
+function requireSame(
+  pins: Pins,
+  pinned: { flags: readonly string[]; rows: number },
+  programs: readonly string[],
+  flags: readonly string[],
+  rows: number,
+  { pin, by }: KernelOptions,
+): void {
+  const words = (names: readonly string[], keys: readonly string[], rows: number) => {
+    const hook = Object.entries(PROGRAMS).find(([, { attempts }]) => names.includes(attempts[0]));
+    const labels = LABELS.filter((label) => keys.includes(label)).join();
+    return [
+      `--attempts ${hook?.[0] ?? "off"}`,
+      names.some((name) => name.endsWith("failure") || name.endsWith("failures"))
+        ? "--failures"
+        : "no --failures",
+      labels ? `--by ${labels}` : "no --by",
+      // Without labels there is no choice.
+      labels && by.length > 0 ? `--max-series ${rows}` : "",
+    ];
+  };
+  const theirs = words(pins.programs, pinned.flags, pinned.rows);
+  const ours = words(programs, flags, rows);
+  const differ = (one: string[], other: string[]) => one.filter((word, i) => word !== other[i]);
+  const [was, is] = [differ(theirs, ours), differ(ours, theirs)];
+  if (was.length === 0) return;
+  throw new UserError(
+    `what is pinned in ${pin} counts with ${was.join(", ")}; asked for is ${is.join(", ")}`,
+    `start with what it counts with, or ${unpinIt(pin)}`,
+    ExitCode.failed,
+  );
 }
 
 /**
@@ -491,12 +560,23 @@ function programsOf(session: Session): ProgramStats[] {
 export function unpinKernel(directory: string, log: (line: string) => void): string[] {
   return withSession(log, (session, addon) => {
     const removed = unpin(directory, {
-      mountBpffs: addon.mountBpffs,
-      lock: (path) => session.lock(path),
+      mountBpffs: (path) => mountBpffs(addon, path),
+      lock: (path) => lock(session, path),
     });
     session.close();
     return removed;
   });
+}
+
+/** The errno's name where it cannot. */
+function mountBpffs(addon: Addon, directory: string): string | undefined {
+  try {
+    addon.mountBpffs(directory);
+    return undefined;
+  } catch (error) {
+    if (isNativeError(error)) return getSystemErrorName(-error.errno);
+    throw error;
+  }
 }
 
 /**
@@ -544,7 +624,7 @@ export function isNativeError(error: unknown): error is NativeError {
   return error instanceof Error && "step" in error && "errno" in error;
 }
 
-function translate(error: NativeError, complaints: readonly string[]): UserError {
+function translate(error: NativeError, complaints: readonly string[], pins?: string): UserError {
   const verdict = verdictOf(complaints);
   // libbpf complains of the limit on locked memory whenever bpf(2) is refused.
   const first = complaints.find((line) => !line.includes("RLIMIT_MEMLOCK"));
@@ -560,6 +640,7 @@ function translate(error: NativeError, complaints: readonly string[]): UserError
       sys: existsSync("/sys/kernel"),
       btf: existsSync("/sys/kernel/btf/vmlinux"),
       object: OBJECT,
+      pins,
     },
   );
   explained.cause = error;

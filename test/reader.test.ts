@@ -34,6 +34,7 @@ function kernel(by: readonly Label[], rows: Row[], changes: Partial<Kernel> = {}
     userName: (uid) => (uid === 0 ? "root" : uid < 1000 ? "daemon" : `${uid}`),
     programs: () => [],
     adopted: false,
+    pinsOutlive: undefined,
     close: () => {},
     discard: () => {},
     ...changes,

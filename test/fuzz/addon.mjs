@@ -166,6 +166,11 @@ const METHODS = {
   // Of the module:
   findCounters: { right: (ids) => ids.every(isU32) },
   settle: {},
+  pinned: {
+    args: [text(PINS, "pins", "missing/file")],
+    fails: () => /^pinned /,
+    right: ({ flags, rows }) => areFlags(flags) && isU32(rows),
+  },
   mountBpffs: { args: [text("mounts", "file", "missing/file")], fails: () => /^mount$/ },
   userName: {
     args: [argument(fc.constantFrom(0, 1, 2 ** 32 - 2), isU32)],

@@ -11,6 +11,7 @@ const {
   Session: NativeSession,
   findCounters,
   mountBpffs,
+  pinned,
   settle,
   userName,
   account,
@@ -444,6 +445,7 @@ test("a string with a NUL is a TypeError, and never stands for what is before it
     () => newSession().load(ALL, [], 2, "\0"),
     () => newSession().lock("/\0"),
     () => mountBpffs("/nonexistent\0"),
+    () => pinned("/nonexistent\0"),
   ]) {
     expect(thrown(call)).toMatchObject(TYPE);
   }

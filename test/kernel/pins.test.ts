@@ -2,18 +2,25 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   chmodSync,
+  chownSync,
   copyFileSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmdirSync,
   rmSync,
+  symlinkSync,
+  unlinkSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { UserError } from "../../src/errors.ts";
+import { unpin as removeAll } from "../../src/pins.ts";
 import { projectPath } from "../support/files.ts";
 import { Installation } from "../support/installation.ts";
 import {
@@ -70,14 +77,18 @@ async function start(flags: readonly string[] = FLAGS, options = {}): Promise<Me
   return meter;
 }
 
+const wordsOf = (...flags: string[]) => [
+  ...[process.execPath, CLI, "--pin", pins, "--web.listen-address", "127.0.0.1:0", ...flags],
+];
+
 /** What a start says that cannot be. */
-function refused(...flags: string[]): string {
-  const { status, stdout, stderr } = result(process.execPath, [
-    CLI,
-    ...["--pin", pins, "--web.listen-address", "127.0.0.1:0", ...flags],
-  ]);
-  expect({ status, stdout }).toEqual({ status: 1, stdout: "" });
+const refused = (...flags: string[]) => failed(wordsOf(...flags));
+
+/** What a command says that fails. */
+function failed([command = "", ...words]: string[], exitCode = 1): string {
+  const { status, stdout, stderr } = result(command, words);
   expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
+  expect({ status, stdout }).toEqual({ status: exitCode, stdout: "" });
   return stderr;
 }
 
@@ -194,30 +205,116 @@ test("a second agent on the same pins is refused, and the first goes on", async 
 });
 
 test.each([
-  ["other labels", ["--failures", "--by", "user"]],
-  ["no labels", ["--failures"]],
-  ["another size", [...FLAGS, "--max-series", "16"]],
-  ["no failures", ["--by", "command"]],
-  ["another hook", [...FLAGS, "--attempts", "raw"]],
-  ["no attempts", [...FLAGS, "--attempts", "off"]],
-])("what was pinned with other flags is not adopted: %s", async (_, flags) => {
-  await (await start()).stop();
-  const before = contents(pins);
-  expect(refused(...flags)).toContain(`execve-counter unpin`);
-  expect(contents(pins)).toEqual(before);
-  sh(STORM, ["spawn", "1", "23", join(directory, program)]);
-  expect((await counts(await start())).runs).toBe(23);
+  [["--failures", "--by", "user"], "--by command; asked for is --by user"],
+  [["--failures"], "--by command; asked for is no --by"],
+  [[...FLAGS, "--max-series", "16"], "--max-series 1024; asked for is --max-series 16"],
+  [
+    ["--by", "command,user", "--max-series", "17"],
+    "--failures, --by command, --max-series 1024; asked for is no --failures, --by command,user, --max-series 17",
+  ],
+  [[...FLAGS, "--attempts", "raw"], "--attempts tracepoint; asked for is --attempts raw"],
+  [[...FLAGS, "--attempts", "off"], "--attempts tracepoint; asked for is --attempts off"],
+])(
+  "what was pinned with other flags is not adopted, and it says which: %j",
+  async (flags, said) => {
+    await (await start()).stop();
+    const before = contents(pins);
+    const stderr = refused(...flags);
+    expect(stderr).toContain(`what is pinned in ${pins} counts with ${said}\n`);
+    expect(stderr).toContain(
+      `start with what it counts with, or give its counts up: execve-counter unpin ${pins}\n`,
+    );
+    expect(contents(pins)).toEqual(before);
+    sh(STORM, ["spawn", "1", "23", join(directory, program)]);
+    expect((await counts(await start())).runs).toBe(23);
+  },
+);
+
+test("what fell back to the raw hook when it was pinned goes on by it", async () => {
+  await (await start([...FLAGS, "--attempts", "raw"])).stop();
+  sh(STORM, ["execveat", "1", "23"]);
+  const next = await start();
+  expect(next.stderr).toContain(`${pins} was pinned by the raw hook: the raw hook counts instead`);
+  expect((await counts(next)).execveat).toBeGreaterThanOrEqual(23);
 });
 
 test.each([
-  ["unfinished", "is half-written"],
-  ["v2", "was pinned by another version"],
+  ["v999", "was pinned by another version"],
   ["something", "is not ours"],
 ])("beside %s nothing is pinned, and it stays", (name, why) => {
   mkdirSync(pins, { mode: 0o700 });
   mkdirSync(join(pins, name));
   expect(refused()).toContain(`${join(pins, name)} ${why}`);
   expect(contents(pins)).toEqual([name]);
+});
+
+test("unpin removes nothing elsewhere, though links are swapped for what it looks at", async () => {
+  // Another meter's, in the same bpffs and of the same owner.
+  await (await start()).stop();
+  const elsewhere = join(pins, "v1");
+  const before = contents(elsewhere);
+  const exchange = `
+import ctypes, sys
+libc = ctypes.CDLL(None)
+one, other = [arg.encode() for arg in sys.argv[1:]]
+while True: libc.renameat2(-100, one, -100, other, 2) # RENAME_EXCHANGE`;
+  const top = `${pins}-top`;
+  const aside = `${pins}-aside`;
+  const paths = [join(top, "v1"), aside];
+  const swap = spawn("python3", ["-c", exchange, ...paths], { stdio: "inherit" });
+  /** Without following links itself. */
+  const clear = () => {
+    const all = [...paths, join(top, "unfinished"), top];
+    while (all.some((path) => lstatSync(path, { throwIfNoEntry: false }))) {
+      for (const path of all) {
+        for (const remove of [rmdirSync, unlinkSync]) {
+          try {
+            remove(path);
+          } catch {} // swapped, or gone
+        }
+      }
+    }
+  };
+  let removed = 0;
+  try {
+    for (let i = 0; i < 2000; i++) {
+      clear();
+      mkdirSync(top, { mode: 0o700 });
+      mkdirSync(join(top, "v1"), { mode: 0o700 });
+      symlinkSync(elsewhere, aside);
+      try {
+        removeAll(top, { mountBpffs: () => undefined, lock: () => true });
+        removed++;
+      } catch (error) {
+        expect(error).toBeInstanceOf(UserError);
+      }
+      expect(contents(elsewhere)).toEqual(before);
+    }
+    expect(removed).toBeGreaterThan(0);
+  } finally {
+    swap.kill("SIGKILL");
+    await once(swap, "exit");
+    clear();
+  }
+});
+
+test("no link on the way is followed, to pin or to unpin", async () => {
+  await (await start()).stop();
+  const link = `${pins}-link`;
+  symlinkSync(pins, link);
+  try {
+    for (const words of [
+      ["unpin", link],
+      ["--no-web", "--pin", link],
+    ]) {
+      const stderr = failed([process.execPath, CLI, ...words]);
+      expect(stderr).toContain(`${link} is a symbolic link, which is not followed`);
+      expect(stderr).toContain(`give the path that it leads to: ${pins}`);
+    }
+  } finally {
+    unlinkSync(link);
+  }
+  expect(contents(pins)).toContain("v1/execs");
 });
 
 test("a pinned map of another kind is not adopted, whatever it is called", async () => {
@@ -233,9 +330,7 @@ test("a pinned map of another kind is not adopted, whatever it is called", async
     const shape = ["type", type, "key", key, "value", value, "entries", entries, "name", "execs"];
     sh(BPFTOOL, ["map", "create", path, ...shape.map(String)]);
     inItsPlace(path, () => {
-      expect(refused(...FLAGS)).toMatch(
-        /is not what this meter would pin|was pinned with other flags/,
-      );
+      expect(refused(...FLAGS)).toMatch(/is not what this meter would pin/);
     });
   }
   await start();
@@ -267,27 +362,82 @@ test("a directory that others can change is not used", () => {
   mkdirSync(pins);
   chmodSync(pins, 0o755);
   expect(refused()).toContain(`${pins} is not private`);
+  expect(unpin().stderr).toContain(`${pins} is not private`);
+  chmodSync(pins, 0o700);
+  chownSync(pins, 65534, 65534);
+  expect(refused()).toContain(`${pins} is not private`);
   expect(contents(pins)).toEqual([]);
+});
+
+test("root removes what another user pinned, but nothing that is not that user's", async () => {
+  await (await start()).stop();
+  chownSync(pins, 65534, 65534);
+  const { status, stderr } = unpin();
+  expect(status).toBe(1);
+  expect(stderr).toContain(`${join(pins, "v1")} is not ours`);
+  chownSync(join(pins, "v1"), 65534, 65534);
+  expect(unpin().status).toBe(0);
+  expect(existsSync(pins)).toBe(false);
 });
 
 test("a directory that is no bpffs is refused", () => {
   pins = join(directory, "pins");
-  expect(refused()).toContain("is not in a bpffs");
+  const stderr = refused();
+  expect(stderr).toContain(`${pins} is not in a bpffs`);
+  expect(stderr).toContain("mount -t bpf -o mode=700 bpf <directory>");
   expect(existsSync(pins)).toBe(false);
+  expect(failed([process.execPath, CLI, "unpin", directory])).toContain(
+    `${directory} is not in a bpffs: nothing is pinned there`,
+  );
 });
 
-test("root mounts bpffs where it is not, and others are told how", () => {
+test("a name with a dot, which the kernel takes in no bpffs, is refused as such", () => {
+  pins += ".d";
+  expect(refused()).toContain(`${pins} cannot be in a bpffs: the kernel takes no dot`);
+});
+
+test("a read-only bpffs is said to be that", async () => {
+  const readOnly = [...inMountNamespace('mount -o remount,bind,ro /sys/fs/bpf && exec "$0" "$@"')];
+  expect(failed([...readOnly, ...wordsOf()], 3)).toContain(`${pins} is mounted read-only`);
+  expect(existsSync(pins)).toBe(false);
+  await (await start()).stop();
+  const unpin = [process.execPath, CLI, "unpin", pins];
+  expect(failed([...readOnly, ...unpin], 3)).toContain(`${pins} is mounted read-only`);
+  expect(contents(pins)).toContain("v1/execs");
+  // All of the file system, with pins in it.
+  const script = `umount /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf && "$0" "$@" 2>&- | { read line; }
+    mount -o remount,ro /sys/fs/bpf && exec "$0" "$@"`;
+  const words = [...inMountNamespace(script), ...wordsOf("--interval", "100ms")];
+  expect(failed(words, 3)).toContain(`${pins} is mounted read-only`);
+});
+
+test("root mounts bpffs where it is not, and says that its pins end with the mount namespace", () => {
   const script =
-    'umount -q -R /sys/fs/bpf; "$0" "$@" > $LINES & until [ -s $LINES ]; do kill -0 $! || exit; sleep 0.1; done; kill -INT $!; wait $!; ls $PINS';
+    'umount -q -R /sys/fs/bpf; "$0" "$@" > $LINES & until [ -s $LINES ]; do kill -0 $! || exit; sleep 0.1; done; kill -INT $!; wait $!; stat -c %a /sys/fs/bpf; ls $PINS';
   const [unshare = "", ...words] = inMountNamespace(script);
   const env = { ...process.env, PINS: pins, LINES: join(directory, "lines") };
-  const { status, stdout } = result(
+  const { status, stdout, stderr } = result(
     unshare,
     [...words, process.execPath, CLI, "--pin", pins, "--no-web", "--interval", "100ms"],
     { env },
   );
   expect(status).toBe(0);
-  expect(stdout.trimEnd().split("\n").at(-1)).toBe("v1");
+  expect(stdout.trimEnd().split("\n")).toEqual(["1700", "v1"]);
+  expect(stderr).toContain("also while no agent runs, as long as its bpffs is mounted\n");
+  expect(stderr).toContain(`the bpffs of ${pins} is mounted in this mount namespace only`);
+});
+
+test("pins that outlive everything but the machine are said to, and others to who cannot tell", async () => {
+  const meter = await start();
+  await until("a word", () => meter.stderr.includes("also while no agent runs\n"));
+  expect(meter.stderr).not.toContain("mount namespace");
+  await meter.stop();
+  const wrap = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+  const inside = await start(FLAGS, { wrap });
+  await until("a word", () =>
+    inside.stderr.includes("also while no agent runs, as long as its bpffs is mounted\n"),
+  );
+  expect(inside.stderr).not.toContain("mount namespace");
 });
 
 test("a start that fails pins nothing, and neither does --check", async () => {
@@ -306,19 +456,52 @@ test("a start that fails pins nothing, and neither does --check", async () => {
   expect(existsSync(pins)).toBe(false);
 });
 
-test("killed at any moment of its first start, it leaves what the next can use or unpin removes", async () => {
-  for (let delay = 150; delay <= 400; delay += 25) {
-    const args = [CLI, "--pin", pins, "--no-web", ...FLAGS];
-    const child = spawn(process.execPath, args, { stdio: "ignore" });
-    await sleep(delay);
-    child.kill("SIGKILL");
-    await once(child, "exit");
-    if (!existsSync(pins)) continue;
-    if (existsSync(join(pins, "unfinished"))) {
-      expect(refused(...FLAGS)).toContain("is half-written");
-    } else if (existsSync(join(pins, "v1"))) {
-      await (await start()).stop();
-    }
+test("killed at any step of its first start, or of unpin, it leaves what the next start mends", async () => {
+  const words = wordsOf(...FLAGS, "--interval", "100ms");
+  const unpinWords = [process.execPath, CLI, "unpin", pins];
+  const log = join(directory, "trace");
+  const CALLS = "bpf,mkdir,rename,unlink,rmdir";
+  /** What a command calls on its way, but for what only asks: [call, how many of its kind, line]. */
+  const steps = (command: string[], end: string) => {
+    const trace = ["-f", "-qq", "-o", log, `--trace=${CALLS}`];
+    const { status } = result("strace", [...trace, "sh", "-c", end, ...command]);
+    expect(status).toBe(0);
+    const seen: Record<string, number> = {};
+    return readFileSync(log, "utf8")
+      .split("\n")
+      .flatMap((line) => {
+        const call = /^\d+ +(\w+)\(/.exec(line)?.[1];
+        if (!call) return [];
+        seen[call] = (seen[call] ?? 0) + 1;
+        return call !== "bpf" || /BPF_OBJ_PIN|BPF_LINK_CREATE/.test(line)
+          ? [{ call, when: seen[call] }]
+          : [];
+      });
+  };
+  const kill = ({ call, when }: { call: string; when: number }, command: string[]) => {
+    const inject = [`--trace=${CALLS}`, `--inject=${call}:signal=KILL:when=${when}`];
+    return result("strace", ["-f", "-qq", "-o", log, ...inject, ...command]).status;
+  };
+  const untilLine = '"$0" "$@" | { read line; }'; // which ends it: nobody reads
+  const starting = steps(words, untilLine);
+  const ending = steps(unpinWords, 'exec "$0" "$@"');
+  for (const kind of ["mkdir", "rename", "bpf"]) {
+    expect(starting.map(({ call }) => call)).toContain(kind);
+  }
+  expect(ending.map(({ call }) => call)).toEqual(
+    expect.arrayContaining(["rename", "unlink", "rmdir"]),
+  );
+  const some = <T>(all: T[]) => all.filter((_, i) => i < 3 || i > all.length - 4 || i % 6 === 0);
+  for (const step of some(starting)) {
+    expect(kill(step, words)).not.toBe(0);
+    await (await start()).stop();
+    expect(unpin().status).toBe(0);
+    expect(existsSync(pins)).toBe(false);
+  }
+  for (const step of some(ending)) {
+    await (await start()).stop();
+    expect(kill(step, unpinWords)).not.toBe(0);
+    await (await start()).stop();
     expect(unpin().status).toBe(0);
     expect(existsSync(pins)).toBe(false);
   }
@@ -364,7 +547,7 @@ test("an agent that adopted its links keeps them attached, though somebody remov
   expect(await counts(second)).toMatchObject({ execveat: execveat + 2000, runs: 1 });
   // What comes after it finds that the pins are no longer what they were.
   await second.stop();
-  expect(refused(...FLAGS)).toContain("is damaged: look at link_");
+  expect(refused(...FLAGS)).toContain("is damaged: link_");
 });
 
 test("a start with too few file descriptors pins nothing", () => {
@@ -423,7 +606,7 @@ test("unpin touches nothing where something is not ours", async () => {
   const before = contents(pins);
   const { status, stderr } = unpin();
   expect(status).toBe(1);
-  expect(stderr).toContain(`${foreign} is not ours, so nothing was removed`);
+  expect(stderr).toContain(`${foreign} is not ours, so nothing is pinned or removed there`);
   expect(contents(pins)).toEqual(before);
   rmdirSync(foreign);
   expect(unpin().status).toBe(0);
