@@ -50,7 +50,7 @@ SANITIZED := build/fuzz/build/Release/execve_counter.node
 PREBUILDS := prebuilds/linux-x64/execve_counter.node prebuilds/linux-arm64/execve_counter.node
 OBJECT := dist/execve_counter.bpf.o
 TOOLS := build/test
-TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf restricted other.bpf.o usr/bin/prometheus)
+TEST_TOOLS := $(addprefix $(TOOLS)/,storm deny perf restricted slow-names.so other.bpf.o usr/bin/prometheus)
 C_SOURCES := $(wildcard bpf/*.[ch] native/*.cc native/*.h test/*/*.[ch] test/*/*.cc)
 # -mcpu=v3 (Linux 5.1) is named, and paths are kept out, so that the object is
 # the same wherever it is built.
@@ -179,6 +179,11 @@ $(TOOLS)/%: test/support/%.c | packages
 	$(note) CC $@
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -O2 -Wall -Wextra -Werror -pthread -o $@ $<
+
+$(TOOLS)/%.so: test/support/%.c | packages
+	$(note) CC $@
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -O2 -Wall -Wextra -Werror -fPIC -shared -o $@ $<
 
 $(TOOLS)/restricted: test/support/restricted.cc $(wildcard native/*) | packages
 	$(note) CXX $@

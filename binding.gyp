@@ -16,6 +16,8 @@
         # A worker may be stopped in what a method calls: nobody is left to catch anything.
         "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
       ],
+      # A thread of its own may be at work when nobody has the addon any more: see users.cc.
+      "ldflags": ["-Wl,-z,nodelete"],
       "cflags": ["-Wextra", "<!@(pkg-config --cflags libbpf)"],
       "cflags_cc": ["-std=c++17"],
       "libraries": ["<!@(pkg-config --libs libbpf)"]

@@ -56,7 +56,7 @@ build() (
 		-I"$PWD/include" \
 		-Inode-addon-api -I"$project/node_modules/node-api-headers/include" \
 		-shared -fuse-ld=lld -static-libstdc++ -static-libgcc -Wl,--version-script="$work/exports" \
-		-Wl,--gc-sections,--strip-all,--build-id=sha1,-z,relro,-z,now -o "$out/linux-$1/execve_counter.node" \
+		-Wl,--gc-sections,--strip-all,--build-id=sha1,-z,relro,-z,now,-z,nodelete -o "$out/linux-$1/execve_counter.node" \
 		"$project"/native/*.cc lib/libbpf.a "$elf/libelf.a" "$zlib/libz.a"
 )
 

@@ -38,7 +38,6 @@ using execve_counter::Failure;
 using execve_counter::LogLevel;
 using execve_counter::Plan;
 using execve_counter::Session;
-using execve_counter::UserName;
 
 Napi::Error StateError(Napi::Env env, const char* message) {
   Napi::Error error = Napi::Error::New(env, message);
@@ -497,21 +496,28 @@ void MountBpffs(const Napi::CallbackInfo& info) {
   Try(info.Env(), [&] { Session::MountBpffs(directory); });
 }
 
-// userName(uid: number): string | undefined
+// userName(uid: number, patience: number): string | null | undefined
 Napi::Value UserNameOf(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const uint32_t uid = U32Argument(info, 0, "uid", 0);
-  std::optional<std::string> name;
-  Try(env, [&] { name = UserName(uid); });
-  return name ? Napi::String::New(env, *name) : env.Undefined();
+  const std::chrono::milliseconds patience(U32Argument(info, 1, "patience", 0));
+  execve_counter::Name name;
+  Try(env, [&] { name = execve_counter::UserName(uid, patience); });
+  if (!name) return env.Undefined();
+  return *name ? Napi::String::New(env, **name) : env.Null();
 }
 
-// account(name: string): { uid: number; gid: number } | undefined
+// account(who: string | number): { uid: number; gid: number } | undefined
 Napi::Value AccountOf(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const std::string name = StringArgument(info, 0, "name");
   std::optional<Account> account;
-  Try(env, [&] { account = execve_counter::FindAccount(name); });
+  if (info[0].IsNumber()) {
+    const uint32_t uid = U32Argument(info, 0, "who", 0);
+    Try(env, [&] { account = execve_counter::FindAccount(uid); });
+  } else {
+    const std::string name = StringArgument(info, 0, "who");
+    Try(env, [&] { account = execve_counter::FindAccount(name); });
+  }
   if (!account) return env.Undefined();
   Napi::Object object = Napi::Object::New(env);
   object["uid"] = account->uid;

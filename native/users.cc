@@ -4,6 +4,14 @@
 #include <pwd.h>
 
 #include <cerrno>
+#include <condition_variable>
+#include <csignal>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "session.h"
@@ -31,16 +39,82 @@ auto FromEntry(Look look, Take take) -> std::optional<decltype(take(passwd{}))> 
   throw Failure("user", error);
 }
 
-}  // namespace
+Account AccountOf(const passwd& entry) { return {entry.pw_uid, entry.pw_gid}; }
 
-std::optional<std::string> UserName(uid_t uid) {
-  return FromEntry([&](auto... result) { return getpwuid_r(uid, result...); },
-                   [](const passwd& entry) { return std::string(entry.pw_name); });
+struct Answer {
+  std::optional<std::string> name;
+  int error = 0;
+};
+
+Answer AskForName(uid_t uid) try {
+  return {FromEntry([&](auto... result) { return getpwuid_r(uid, result...); },
+                    [](const passwd& entry) { return std::string(entry.pw_name); })};
+} catch (const Failure& failure) {
+  return {std::nullopt, failure.error};
 }
 
+// Between those who ask and the thread that answers.
+struct Names {
+  std::mutex mutex;
+  std::condition_variable asked, answered;
+  std::deque<uid_t> waiting;
+  // To whatever was asked, nothing where it is waiting or under way.
+  std::map<uid_t, std::optional<Answer>> answers;
+};
+
+void AnswerAll(Names* names) {
+  // Signals are for the threads of Node.js.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  std::unique_lock lock(names->mutex);
+  for (;;) {
+    names->asked.wait(lock, [&] { return !names->waiting.empty(); });
+    const uid_t uid = names->waiting.front();
+    names->waiting.pop_front();
+    lock.unlock();
+    const Answer answer = AskForName(uid);
+    lock.lock();
+    names->answers[uid] = answer;
+    names->answered.notify_all();
+  }
+}
+
+// Never freed, nor is the code unloaded (binding.gyp): the thread may be waiting for a
+// directory service when whoever has asked ends.
+Names* StartNames() try {
+  auto names = std::make_unique<Names>();
+  std::thread(AnswerAll, names.get()).detach();
+  return names.release();
+} catch (const std::system_error& error) {
+  throw Failure("user", error.code().value());
+}
+
+}  // namespace
+
 std::optional<Account> FindAccount(const std::string& name) {
-  return FromEntry([&](auto... result) { return getpwnam_r(name.c_str(), result...); },
-                   [](const passwd& entry) { return Account{entry.pw_uid, entry.pw_gid}; });
+  return FromEntry([&](auto... result) { return getpwnam_r(name.c_str(), result...); }, AccountOf);
+}
+
+std::optional<Account> FindAccount(uid_t uid) {
+  return FromEntry([&](auto... result) { return getpwuid_r(uid, result...); }, AccountOf);
+}
+
+Name UserName(uid_t uid, std::chrono::milliseconds patience) {
+  static Names* const names = StartNames();
+  std::unique_lock lock(names->mutex);
+  if (names->answers.try_emplace(uid).second) {
+    names->waiting.push_back(uid);
+    names->asked.notify_one();
+  }
+  const auto there = [&] {
+    const auto found = names->answers.find(uid);
+    return found != names->answers.end() && found->second;
+  };
+  if (!names->answered.wait_for(lock, patience, there)) return std::nullopt;
+  const Answer answer = *names->answers.extract(uid).mapped();
+  if (answer.error) throw Failure("user", answer.error);
+  return std::make_optional(answer.name);
 }
 
 }  // namespace execve_counter

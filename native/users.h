@@ -3,11 +3,13 @@
 // Accounts by getpwnam_r(3) and getpwuid_r(3), that is, from /etc/passwd or wherever
 // /etc/nsswitch.conf sends: a look-up in a directory service may take its time. Nothing
 // where there is no such account; a Failure of the step "user" where nobody can tell.
+// Thread-safe.
 #ifndef EXECVE_COUNTER_USERS_H_
 #define EXECVE_COUNTER_USERS_H_
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
 
@@ -18,8 +20,15 @@ struct Account {
   gid_t gid;
 };
 
-std::optional<std::string> UserName(uid_t uid);
 std::optional<Account> FindAccount(const std::string& name);
+std::optional<Account> FindAccount(uid_t uid);
+
+// What is known of a user: nothing yet; or that there is no such account, or its name.
+using Name = std::optional<std::optional<std::string>>;
+
+// Lets a thread that the process keeps for it ask for the name, one after another, and waits
+// for no longer than `patience`. Who asks again later gets the answer, once.
+Name UserName(uid_t uid, std::chrono::milliseconds patience);
 
 }  // namespace execve_counter
 

@@ -109,10 +109,14 @@ interface Addon {
   pinned(pins: string): { flags: string[]; rows: number };
   /** Mounts bpffs, for everybody. */
   mountBpffs(directory: string): void;
-  /** The account's name, from NSS; throws a NativeError where nobody can tell. */
-  userName(uid: number): string | undefined;
-  /** The account of that name, likewise. */
-  account(name: string): Account | undefined;
+  /**
+   * The account's name, from NSS, or null where there is none: once a thread beside this one
+   * knows, for which it waits for so many milliseconds; else undefined, and to be asked again.
+   * Throws a NativeError where nobody can tell.
+   */
+  userName(uid: number, patience: number): string | null | undefined;
+  /** The account of that name or number; waits, and throws likewise. */
+  account(who: string | number): Account | undefined;
   /** Gives privileges up, for good; native/privileges.h says what and how. */
   restrict(keep: number[], uid?: number, gid?: number): void;
   /** Tells the service manager; false where there is none that wants to know. */
@@ -159,7 +163,7 @@ export interface Meter {
   readExecs(): Execs;
   /** Undefined where failures are not counted. */
   readFailures(): Failures | undefined;
-  /** The account's name, or the number where it has none. */
+  /** The account's name, or the number where it has none, or none is known yet. */
   userName(uid: number): string;
   programs(): ProgramStats[];
   /** Detaches and unloads everything that is this process's, but what is pinned. */
@@ -512,6 +516,9 @@ function reading(
   attempts: string | undefined,
 ): Omit<Meter, "startTime"> {
   const maps = session.maps();
+  const userName = userNames(addon.userName);
+  // Starts the thread that asks: whom the agent becomes may not be able to have one more.
+  if (by.includes("user")) userName(0);
   return {
     ...{ attempts: attempts !== undefined, by, headlineProgram: attempts ?? "count_exec" },
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
@@ -519,7 +526,7 @@ function reading(
     readCounters: () => session.readCounters(),
     readExecs: () => session.readExecs(),
     readFailures: () => (failures ? session.readFailures() : undefined),
-    userName: userNames(addon.userName),
+    userName,
     programs: () => programsOf(session),
     close: () => session.close(),
   };

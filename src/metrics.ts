@@ -1,6 +1,6 @@
 /** The exposition: what a Snapshot looks like to Prometheus. */
 import { collectDefaultMetrics, type Metric, Registry } from "prom-client";
-import type { Snapshot } from "./snapshot.ts";
+import { distinct, type Snapshot } from "./snapshot.ts";
 
 /** What /metrics can answer with; the first is the default. */
 export const CONTENT_TYPES = [
@@ -53,7 +53,7 @@ const FAMILIES: readonly Family[] = [
     name: "execve_counter_execs_total",
     type: "counter",
     help: "Programs started: calls that succeeded.",
-    samples: ({ execsBy }) => execsBy.map(({ labels, count }) => [labels, count]),
+    samples: ({ execsBy }) => distinct(execsBy).map(({ labels, count }) => [labels, count]),
   },
   {
     name: "execve_counter_failures_total",

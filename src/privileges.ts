@@ -23,11 +23,10 @@ const MOST = 2 ** 32 - 2;
  */
 export function planRestriction(user: string | undefined, finds = false): () => string {
   const { restrict, ...look } = loadAddon();
-  const account = (name: string) => explained(() => look.account(name));
-  const userName = (uid: number) => explained(() => look.userName(uid));
+  const account = (who: string | number) => explained(() => look.account(who));
   const find = (name: string) => {
     const number = /^\d{1,10}$/.test(name) && Number(name) <= MOST ? Number(name) : undefined;
-    const byNumber = (uid: number) => account(userName(uid) ?? "") ?? { uid, gid: uid };
+    const byNumber = (uid: number) => account(uid) ?? { uid, gid: uid };
     if (name === "") return undefined;
     return account(name) ?? (number === undefined ? undefined : byNumber(number));
   };

@@ -10,7 +10,7 @@ import {
   watchedCounts,
 } from "./keys.ts";
 import { OTHER } from "./labels.ts";
-import type { ExecsRow, FailureCounts, Snapshot } from "./snapshot.ts";
+import { type ExecsRow, type FailureCounts, merged, type Snapshot } from "./snapshot.ts";
 
 /** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
 export function read(kernel: Meter): Snapshot {
@@ -75,6 +75,7 @@ function breakdown(execs: Execs, skipped: bigint, kernel: Meter): ExecsRow[] {
     const command = execs.commands[i] as string;
     const other = uid === OTHER_UID;
     const labels: ExecsRow["labels"] = {};
+    const row: ExecsRow = { labels, count: (execs.counts[i] as bigint) + (other ? skipped : 0n) };
     if (byCommand) {
       labels.command = other ? OTHER : command;
       alike ||= command === OTHER || command.includes("\ufffd");
@@ -86,28 +87,14 @@ function breakdown(execs: Execs, skipped: bigint, kernel: Meter): ExecsRow[] {
         names.set(uid, name);
       }
       labels.user = name;
+      row.uid = uid;
     }
     if (byContainer) labels.container = other ? OTHER : (execs.containers[i] as string);
-    rows.push({ labels, count: (execs.counts[i] as bigint) + (other ? skipped : 0n) });
+    rows.push(row);
   }
-  alike ||= new Set(names.values()).size < names.size;
-  return alike ? merged(rows) : rows;
-}
-
-/**
- * Makes rows that look the same one: a command called "other", users of one name,
- * names that are no UTF-8 and the same once decoded. Takes longer than all the rest
- * of a read, and is hardly ever needed.
- */
-function merged(rows: readonly ExecsRow[]): ExecsRow[] {
-  const byLabels = new Map<string, ExecsRow>();
-  for (const row of rows) {
-    const key = Object.values(row.labels).join("\0");
-    const before = byLabels.get(key);
-    if (before) before.count += row.count;
-    else byLabels.set(key, row);
-  }
-  return [...byLabels.values()];
+  // A command called "other", and names that are no UTF-8 and the same once decoded.
+  if (!alike) return rows;
+  return merged(rows, ({ labels, uid }) => Object.values({ ...labels, user: uid }).join("\0"));
 }
 
 /** With 0 for each error that the manual names, so that a first one is a step from 0. */

@@ -28,6 +28,8 @@ export interface TableFill {
 /** Programs started that the labels' values tell apart from all others. */
 export interface ExecsRow {
   labels: Partial<Record<Label, string>>;
+  /** The user's, where that is a label: the name may become known later, or change. */
+  uid?: number;
   count: bigint;
 }
 
@@ -48,7 +50,10 @@ export interface Snapshot {
   execs: bigint;
   /** What execs are broken down by. */
   by: readonly Label[];
-  /** Programs started, broken down; the sum is `execs`. Without labels, one row. */
+  /**
+   * Programs started, broken down; the sum is `execs`. Without labels, one row. Users of one
+   * name have rows of their own: see distinct().
+   */
   execsBy: readonly ExecsRow[];
   /** Undefined without --failures. */
   failures: FailureCounts | undefined;
@@ -58,6 +63,28 @@ export interface Snapshot {
   tables: readonly TableFill[];
   /** Seconds it took to read all this. */
   readDuration: number;
+}
+
+/**
+ * Rows with those made one that are the same by `key`; the sum stays. Takes longer than all the
+ * rest of a read, and is hardly ever needed.
+ */
+export function merged(rows: readonly ExecsRow[], key: (row: ExecsRow) => string): ExecsRow[] {
+  const byKey = new Map<string, ExecsRow>();
+  for (const row of rows) {
+    const id = key(row);
+    const before = byKey.get(id);
+    byKey.set(id, before ? { ...before, count: before.count + row.count } : row);
+  }
+  return [...byKey.values()];
+}
+
+/** Rows that differ in their labels: users of one name are one. */
+export function distinct(rows: readonly ExecsRow[]): readonly ExecsRow[] {
+  const names = new Map<number | undefined, string | undefined>();
+  for (const { labels, uid } of rows) names.set(uid, labels.user);
+  if (new Set(names.values()).size === names.size) return rows;
+  return merged(rows, ({ labels }) => Object.values(labels).join("\0"));
 }
 
 /** The number on the printed line: attempts by execve, or successes with --attempts off. */
@@ -117,12 +144,19 @@ interface Moved {
  */
 export function seriesOf({ by, execsBy, failures, watched }: Snapshot): Series[] {
   const all: Series[] = [];
-  const add = (name: Series["name"], labels: Record<string, string>, count: bigint) => {
+  const user = Object.keys(execsBy[0]?.labels ?? {}).indexOf("user");
+  const add = (
+    name: Series["name"],
+    labels: Record<string, string>,
+    count: bigint,
+    uid?: number,
+  ) => {
     const values = Object.values(labels);
+    if (uid !== undefined) values[user] = `${uid}`;
     values.push(name);
     all.push({ name, labels, count, key: values.join("\0") });
   };
-  if (by.length > 0) for (const { labels, count } of execsBy) add("exec", labels, count);
+  if (by.length > 0) for (const { labels, uid, count } of execsBy) add("exec", labels, count, uid);
   for (const [syscall, counts] of Object.entries(failures ?? {})) {
     for (const [errno, count] of counts) add("failed", { syscall, errno }, count);
   }
@@ -179,7 +213,7 @@ export function toPlain(snapshot: Snapshot) {
     execs: snapshot.execs,
     execs_by:
       snapshot.by.length > 0
-        ? snapshot.execsBy.map(({ labels, count }) => ({ ...labels, execs: count }))
+        ? distinct(snapshot.execsBy).map(({ labels, count }) => ({ ...labels, execs: count }))
         : undefined,
     failures: snapshot.failures && {
       execve: nonzero(snapshot.failures.execve),

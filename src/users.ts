@@ -1,21 +1,22 @@
 /** Names of accounts, asked for once in a while rather than at every read. */
 
 const KEEP = 600_000;
-// Asking can mean to ask a directory service that does not answer. So it may take a
-// twentieth of the time, and at once no more than this, in milliseconds.
-const MOST = 50;
+// Asking can mean to ask a directory service that does not answer. So waiting for it may take
+// a twentieth of the time, and at once no more than this, in milliseconds.
+const MOST = 100;
 const SHARE = 1 / 20;
 
 /**
  * A function from a user's number to the account's name, or to the number in digits
  * where there is no account. An answer is kept for ten minutes. Where nobody can tell, or
- * asking has taken too long, it is the last answer, or digits.
+ * there is no answer yet, it is the last one, or digits.
  *
- * @param look asks for a name; throws where nobody can tell
+ * @param look asks for a name, null where there is none, and waits for it for so many
+ *   milliseconds; undefined where it has to be asked again; throws where nobody can tell
  * @param now milliseconds, monotonic
  */
 export function userNames(
-  look: (uid: number) => string | undefined,
+  look: (uid: number, patience: number) => string | null | undefined,
   now: () => number = () => performance.now(),
 ): (uid: number) => string {
   const known = new Map<number, { name: string; until: number }>();
@@ -28,9 +29,11 @@ export function userNames(
     credit = Math.min(MOST, credit + (start - last) * SHARE);
     last = start;
     const before = entry?.name ?? `${uid}`;
-    if (credit <= 0) return before;
     try {
-      const name = look(uid) ?? `${uid}`;
+      // Who has a name to show need not wait for the next.
+      const found = look(uid, entry ? 0 : Math.max(0, Math.floor(credit)));
+      if (found === undefined) return before;
+      const name = found ?? `${uid}`;
       known.set(uid, { name, until: now() + KEEP });
       return name;
     } catch {

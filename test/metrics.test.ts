@@ -44,6 +44,16 @@ test("all series are there at 0 before anything happened", async () => {
   }
 });
 
+test("users of one name are one series", async () => {
+  const row = (user: string, uid: number, count: bigint) => ({ labels: { user }, uid, count });
+  const execsBy = [row("alice", 1000, 7n), row("bob", 1002, 1n), row("alice", 1001, 3n)];
+  const exposition = await render(TEXT, snapshot({ by: ["user"], execsBy }), AGENT, NOTHING);
+  expect(exposition.match(/^execve_counter_execs_total.*/gm)).toEqual([
+    'execve_counter_execs_total{user="alice"} 10',
+    'execve_counter_execs_total{user="bob"} 1',
+  ]);
+});
+
 /** The label values of a family, read back as the exposition format defines it. */
 function values(exposition: string, family: string, label: string): string[] {
   const series = new RegExp(`^${family}\\{(?:[^\n]*,)?${label}="((?:[^"\\\\\n]|\\\\.)*)"`, "gm");

@@ -75,6 +75,17 @@ test("a row under a new name has no rate before it was seen under it", () => {
   expect(rate(rates, "alice")?.slice(0, 2)).toEqual([0, 0]);
 });
 
+test("a user whose name becomes known keeps its rates", () => {
+  const rates = new Rates();
+  const by = ["user"] as const;
+  const row = (user: string, count: bigint) => ({ labels: { user }, uid: 4242, count });
+  rates.add(at(1, {}, { by, execsBy: [row("4242", 7n)] }));
+  rates.add(at(2, {}, { by, execsBy: [row("alice", 9n)] }));
+  expect(rates.series.map(({ labels, second }) => ({ ...labels, second }))).toEqual([
+    { user: "alice", second: 2 },
+  ]);
+});
+
 test("where the clock was before the start no rate is made of that", () => {
   const rates = new Rates();
   rates.add(at(-5, { sh: 1n }));

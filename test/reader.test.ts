@@ -3,6 +3,7 @@ import type { Execs, Kernel } from "../src/kernel.ts";
 import { OTHER_UID } from "../src/keys.ts";
 import type { Label } from "../src/labels.ts";
 import { read } from "../src/reader.ts";
+import { distinct } from "../src/snapshot.ts";
 
 type Row = [command: string, uid: number, container: string, count: bigint];
 
@@ -48,9 +49,9 @@ test("rows get names, and the row of all others is called that in every label", 
   const { execs, execsBy } = read(kernel(["command", "user", "container"], rows));
   expect(execs).toBe(10n);
   expect(execsBy).toEqual([
-    { labels: { command: "sh", user: "root", container: "" }, count: 2n },
-    { labels: { command: "other", user: "other", container: "other" }, count: 5n },
-    { labels: { command: "sh", user: "4242", container: "ab" }, count: 3n },
+    { labels: { command: "sh", user: "root", container: "" }, uid: 0, count: 2n },
+    { labels: { command: "other", user: "other", container: "other" }, uid: OTHER_UID, count: 5n },
+    { labels: { command: "sh", user: "4242", container: "ab" }, uid: 4242, count: 3n },
   ]);
 });
 
@@ -62,8 +63,19 @@ test("rows that look the same are one, and their sum stays", () => {
     { labels: { command: "\ufffd" }, count: 3n },
     { labels: { command: "other" }, count: 9n },
   ]);
-  const byUser = read(kernel(["user"], rows)).execsBy;
-  expect(byUser.map(({ labels }) => labels.user)).toEqual(["daemon", "other", "root"]);
+  // To be found again by their numbers, users stay apart until they are shown.
+  const byUser = read(kernel(["command", "user"], rows)).execsBy;
+  expect(byUser.map(({ uid }) => uid)).toEqual([1, 2, OTHER_UID, 0]);
+  expect(distinct(byUser)).toEqual([
+    { labels: { command: "\ufffd", user: "daemon" }, uid: 1, count: 3n },
+    byUser[2],
+    byUser[3],
+  ]);
+  const alike: Row[] = [["\ufffd", 1, "", 1n], OTHER, ["\ufffd", 1, "", 2n]];
+  expect(read(kernel(["command", "user"], alike)).execsBy.map(({ count }) => count)).toEqual([
+    3n,
+    5n,
+  ]);
 });
 
 test("without labels all rows are one", () => {

@@ -43,6 +43,18 @@ test("without labels, failures and watched names there is the line alone", () =>
   expect(JSON.parse(format("json", undefined, snapshot(plain))).execs_by).toBeUndefined();
 });
 
+test("a user whose name becomes known has grown by what came since, and under no other", () => {
+  const row = (user: string, uid: number, count: bigint) => ({ labels: { user }, uid, count });
+  const by = ["user"] as const;
+  const first = snapshot({ by, execsBy: [row("1000", 1000, 7n), row("1001", 1001, 3n)] });
+  // Both turn out to be called alice.
+  const execsBy = [row("alice", 1000, 9n), row("alice", 1001, 3n)];
+  const second = snapshot({ by, execsBy });
+  expect(moved(first, second)).toEqual([{ name: "exec", labels: { user: "alice" }, delta: 2n }]);
+  expect(toPlain(second).execs_by).toEqual([{ user: "alice", execs: 12n }]);
+  expect(execsBy.map(({ count }) => count)).toEqual([9n, 3n]);
+});
+
 test("a name taken off the list and put back has grown by nothing", () => {
   const less = snapshot({ watched: new Map([["nc", 1n]]) });
   expect(moved(now, less)).toEqual([]);

@@ -173,11 +173,19 @@ const METHODS = {
   },
   mountBpffs: { args: [text("mounts", "file", "missing/file")], fails: () => /^mount$/ },
   userName: {
-    args: [argument(fc.constantFrom(0, 1, 2 ** 32 - 2), isU32)],
-    right: (name) => name === undefined || isText(name),
+    args: [
+      argument(fc.constantFrom(0, 1, 2 ** 32 - 2), isU32),
+      argument(fc.constantFrom(0, 1, 100), isU32),
+    ],
+    right: (name) => name === undefined || name === null || isText(name),
   },
   account: {
-    args: [text("root", "nobody", "")],
+    args: [
+      argument(
+        fc.constantFrom("root", "nobody", "", 0, 2 ** 32 - 2),
+        (who) => isText(who) || isU32(who),
+      ),
+    ],
     right: (found) => found === undefined || (isU32(found.uid) && isU32(found.gid)),
   },
   notify: { args: [text("READY=1", "")], right: (heard) => heard === false },

@@ -5,7 +5,7 @@ import { afterEach, expect, test } from "vitest";
 import { loadAddon, type Session } from "../../src/kernel.ts";
 import { OTHER_UID } from "../../src/keys.ts";
 import { projectPath } from "../support/files.ts";
-import { loadedBy, result, STORM, sh, until } from "../support/meter.ts";
+import { loadedBy, result, SLOW_NAMES, STORM, sh, until } from "../support/meter.ts";
 
 const {
   Session: NativeSession,
@@ -260,20 +260,34 @@ test("what is no map of counters is not adopted", () => {
 });
 
 test("a user has a name or none, and what is no user's number is refused", () => {
-  expect(userName(0)).toBe("root");
-  expect(userName(4_294_967_294)).toBeUndefined();
-  for (const uid of [undefined, "0", -1, 0.5, 2 ** 32]) {
-    expect(thrown(() => userName(uid as number))).toMatchObject(TYPE);
+  expect(userName(0, 60_000)).toBe("root");
+  expect(userName(4_294_967_294, 60_000)).toBeNull();
+  for (const wrong of [undefined, "0", -1, 0.5, 2 ** 32]) {
+    expect(thrown(() => userName(wrong as number, 0))).toMatchObject(TYPE);
+    expect(thrown(() => userName(0, wrong as number))).toMatchObject(TYPE);
   }
 });
 
+test("a worker may end while a name is asked for", () => {
+  const script = `
+    const { Worker } = require("node:worker_threads");
+    const addon = ${JSON.stringify(projectPath("build/Release/execve_counter.node"))};
+    const ask = \`process.exitCode = require(\${JSON.stringify(addon)}).userName(0, 0) === undefined ? 0 : 1\`;
+    new Worker(ask, { eval: true }).on("exit", (code) => setTimeout(() => console.log(code), 2500));`;
+  const env = { ...process.env, LD_PRELOAD: SLOW_NAMES, SLOW_NAMES: "1" };
+  const ended = result(process.execPath, ["-e", script], { env });
+  expect(ended).toEqual({ status: 0, stdout: "0\n", stderr: "" });
+});
+
 test("an account has numbers or is none, and only true numbers and names are taken", () => {
-  expect(account("daemon")).toEqual({ uid: 1, gid: 1 });
-  for (const name of ["", "no-such-user", "x".repeat(1 << 16)]) {
-    expect(account(name)).toBeUndefined();
+  for (const who of ["daemon", 1]) expect(account(who)).toEqual({ uid: 1, gid: 1 });
+  for (const who of ["", "no-such-user", "x".repeat(1 << 16), 4_294_967_294]) {
+    expect(account(who)).toBeUndefined();
   }
   expect(thrown(() => account("root\0"))).toMatchObject(TYPE);
-  expect(thrown(() => account(0 as unknown as string))).toMatchObject(TYPE);
+  for (const who of [undefined, -1, 0.5, 2 ** 32, 0n, {}]) {
+    expect(thrown(() => account(who as string))).toMatchObject(TYPE);
+  }
   // What would give up nothing of what it was asked to, or this very process's privileges.
   for (const [keep, uid, gid] of [
     ...[[undefined], [0], ["false"], [false], [[64]], [[-1]], [[0.5]], [["21"]], [[undefined]]],

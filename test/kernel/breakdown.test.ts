@@ -9,10 +9,12 @@ import {
 } from "node:fs";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   type Counts,
   Meter,
+  SLOW_NAMES,
   STORM,
   sample,
   sh,
@@ -207,6 +209,36 @@ test("a user has the account's name, and the number where there is none", async 
     expect(grown("70000")).toBe(23);
     expect(grown("root")).toBeGreaterThanOrEqual(2);
     expect(Object.keys(after[0] as Row)).toEqual(["user", "execs"]);
+  } finally {
+    await meter.stop();
+  }
+});
+
+test("a directory service that hangs holds up nothing: users are numbers until it answers", async () => {
+  const env = { ...process.env, LD_PRELOAD: SLOW_NAMES, SLOW_NAMES: "12" };
+  const meter = await Meter.start(["--by", "user", "-i", "100ms"], { env });
+  try {
+    const users = async () => (await rows(meter)).map(({ user }) => user);
+    const begin = performance.now();
+    let lines = 0;
+    while (performance.now() < begin + 7000) {
+      const before = performance.now();
+      expect((await meter.get("/-/healthy")).status).toBe(200);
+      expect(performance.now() - before).toBeLessThan(1000);
+      expect(await users()).not.toContain("root");
+      await sleep(500);
+      expect(meter.lines.length).toBeGreaterThan(lines);
+      lines = meter.lines.length;
+    }
+    sh(STORM, ["spawnas", "1", "1", "70000", "/bin/true"]);
+    expect(await users()).toContain("0");
+    expect(await users()).toContain("70000");
+    await until("the name", async () => (await users()).includes("root"));
+    expect(await users()).not.toContain("0");
+    // It is asking for 70000 now.
+    const before = performance.now();
+    expect(await meter.stop()).toBe(0);
+    expect(performance.now() - before).toBeLessThan(5000);
   } finally {
     await meter.stop();
   }

@@ -220,13 +220,14 @@ describe("started by an ordinary user with the three capabilities", () => {
   });
 });
 
-test("it compresses where nobody may have no thread more", async () => {
-  meter = await start([], { wrap: ["prlimit", "--nproc=1:1"] });
+test("it compresses, and has names, where nobody may have no thread more", async () => {
+  meter = await start(["--by", "user"], { wrap: ["prlimit", "--nproc=1:1"] });
   const { status, headers } = await fetch(`${meter.origin}/metrics`);
   expect({ status, encoding: headers.get("content-encoding") }).toEqual({
     ...{ status: 200, encoding: "gzip" },
   });
   await expectCounting(meter);
+  expect((await meter.counts()).execs_by?.map(({ user }) => user)).toContain("root");
 });
 
 test("a signal of the same user opens no debugger", async () => {

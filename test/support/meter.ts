@@ -6,6 +6,8 @@ import { projectPath } from "./files.ts";
 
 export const CLI = projectPath("dist/cli.js");
 export const STORM = projectPath("build/test/storm");
+/** To be preloaded. */
+export const SLOW_NAMES = projectPath("build/test/slow-names.so");
 export const PERF = projectPath("build/test/perf");
 /** By its path: looking for a program along $PATH makes failing calls of its own. */
 export const BPFTOOL = ["/usr/sbin/bpftool", "/usr/bin/bpftool"].find(existsSync) ?? "bpftool";
