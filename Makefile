@@ -57,9 +57,12 @@ C_SOURCES := $(wildcard bpf/*.[ch] native/*.cc native/*.h test/*/*.[ch] test/*/*
 BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Werror -Ibpf \
 	-I/usr/include/$(shell uname -m)-linux-gnu -fdebug-compilation-dir=.
 
+# For the tests that need root: see test/support/mounts.sh.
+MOUNTS ?= found
+
 help:
 	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
-	@echo 'make test   the same, and run every test'
+	@echo 'make test   the same, and run every test (MOUNTS="systemd none": with tracefs mounted, and not)'
 	@echo 'make fuzz   call the addon in random ways for a minute, sanitized (SECONDS=..., SEED=...)'
 	@echo 'make test-vm  boot other kernels, and systemd, and see what is exact there (KERNELS=bullseye,sid-full: these only)'
 	@echo 'make package  make the npm package, with addons for x64 and arm64, in build/'
@@ -85,7 +88,7 @@ run: build
 
 test: build $(TEST_TOOLS)
 	$(Q)$(NODE) $(VITEST) --project unit
-	$(call as_root,$(NODE) $(VITEST) --project kernel)
+	$(call as_root,test/support/mounts.sh '$(MOUNTS)' $(NODE) $(VITEST) --project kernel)
 
 fuzz: build $(SANITIZED)
 	$(call as_root,env LIBASAN=$$($(CXX) -print-file-name=libasan.so) SECONDS=$(SECONDS) SEED=$(SEED) \
@@ -121,7 +124,7 @@ format: node_modules/.package-lock.json
 	$(Q)node_modules/.bin/clang-format -i $(C_SOURCES)
 
 bench: build $(addprefix $(TOOLS)/,storm tiny baseline.bpf.o)
-	$(call as_root,$(NODE) test/bench/bench.mjs)
+	$(call as_root,test/support/mounts.sh '$(MOUNTS)' $(NODE) test/bench/bench.mjs)
 
 soak: build $(addprefix $(TOOLS)/,storm tiny)
 	$(call as_root,$(NODE) test/bench/soak.mjs $(or $(MINUTES),30))

@@ -2,11 +2,12 @@
 // because absolute times move from run to run. Needs root and `make build`.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, linkSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, linkSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { openBrowser } from "../support/browser.mjs";
+import { changeSetting } from "../support/settings.mjs";
 
 const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.meta.url));
 const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
@@ -57,8 +58,7 @@ async function inTurn(rounds, candidates) {
 }
 
 async function nsPerRun() {
-  const before = readFileSync(STATS, "utf8");
-  writeFileSync(STATS, "1");
+  const putBack = changeSetting(STATS, "1");
   try {
     const measure = (object, program, threads) => () => {
       const session = load(object, [program]);
@@ -81,14 +81,15 @@ async function nsPerRun() {
       print("  ratio of the medians", (median(meter) / median(origin)).toFixed(3), "at most 1");
     }
   } finally {
-    writeFileSync(STATS, before);
+    await putBack();
   }
 }
 
 /** The words that run a shell script in a mount namespace with tracefs in it. */
 const withTracefs = (script) => [
   ...["unshare", "--mount", "--propagation=unchanged", "sh", "-c"],
-  `mount --make-rslave /sys && mount -t tracefs tracefs /sys/kernel/tracing && ${script}`,
+  `mount --make-rslave /sys &&
+   { mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; } && ${script}`,
 ];
 
 /** Runs another tool; resolves once it has attached. Its programs are those that came with it. */
@@ -125,8 +126,7 @@ const bpfPrograms = () => JSON.parse(execFileSync("bpftool", ["-j", "prog", "lis
  * the caches to what is measured.
  */
 async function nsPerStart() {
-  const before = readFileSync(STATS, "utf8");
-  writeFileSync(STATS, "1");
+  const putBack = changeSetting(STATS, "1");
   const STARTS = 2000;
   const start = () => storm("spawn", 1, STARTS, path("build/test/tiny"));
   const measure =
@@ -179,7 +179,7 @@ async function nsPerStart() {
     print("ns per exec: by command, watching 100", spread(hundred, 0));
     print("  watching 100 to watching one", ratio(hundred, one), "1");
   } finally {
-    writeFileSync(STATS, before);
+    await putBack();
   }
 }
 
@@ -489,10 +489,6 @@ function callsPerRead() {
   const reads = stderr.split("before the reads")[1].split("after the reads")[0];
   print("bpf() calls per read of 4096 counters", reads.match(/\bbpf\(/g).length / 10, "1");
 }
-
-// Without a handler a signal would end this before the sysctl is what it was; with
-// one, the storm that the signal ends too makes the measurement throw.
-for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
 console.log(`${release()}, ${cpus().length} CPUs, Node ${process.version}; median (quartiles)\n`);
 await nsPerRun();

@@ -1,12 +1,4 @@
-import {
-  chmodSync,
-  copyFileSync,
-  linkSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, copyFileSync, linkSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -22,6 +14,7 @@ import {
   uniqueName,
   until,
 } from "../support/meter.ts";
+import { changeSetting } from "../support/settings.mjs";
 
 let directory: string;
 let witness: Meter;
@@ -159,8 +152,7 @@ test("two CPUs that make the same row at once count both, again and again", asyn
 test("the sum over all rows is the number of runs of the program, at every moment", async () => {
   // The kernel's own count of them, where it is asked to keep one.
   const meter = await Meter.start(["--by", "command,user,container", "--max-series", "16"]);
-  const STATS = "/proc/sys/kernel/bpf_stats_enabled";
-  const enabled = readFileSync(STATS, "utf8");
+  const putBack = changeSetting("/proc/sys/kernel/bpf_stats_enabled", "1");
   const runs = async () => {
     const exposition = await meter.metrics();
     const lines = exposition
@@ -173,7 +165,6 @@ test("the sum over all rows is the number of runs of the program, at every momen
     ] as const;
   };
   try {
-    writeFileSync(STATS, "1");
     const difference = async () => {
       const [sum, count] = await runs();
       return sum - count;
@@ -188,7 +179,7 @@ test("the sum over all rows is the number of runs of the program, at every momen
       return (await difference()) === before;
     });
   } finally {
-    writeFileSync(STATS, enabled);
+    await putBack();
     await meter.stop();
   }
 });

@@ -10,6 +10,7 @@ import {
   has32Bit,
   inMountNamespace,
   Meter,
+  MOUNT_TRACEFS,
   PERF,
   result,
   STORM,
@@ -198,8 +199,7 @@ test("two meters at once both count everything", async () => {
 test.each(["execve", "execveat"])(
   "others who record the tracepoint of %s with perf still see every event",
   (syscall) => {
-    const script = 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$0" "$@"';
-    const [unshare = "", ...args] = inMountNamespace(script);
+    const [unshare = "", ...args] = inMountNamespace(`${MOUNT_TRACEFS} && exec "$0" "$@"`);
     expect(sh(unshare, [...args, PERF, syscall, "1000"])).toBe("1000\n");
   },
 );

@@ -25,6 +25,7 @@ import {
   steady,
   until,
 } from "../support/meter.ts";
+import { changeSetting } from "../support/settings.mjs";
 
 let directory: string;
 let meter: Meter;
@@ -171,17 +172,17 @@ test.runIf(has32Bit)("a 32-bit caller's failures are not seen, as its attempts",
 
 test("a program that the kernel starts is an exec without an attempt", async () => {
   const handler = file("handler", "#!/bin/sh\ncat >/dev/null\n");
-  const pattern = readFileSync("/proc/sys/kernel/core_pattern", "utf8");
   chmodSync(directory, 0o755);
   // The kernel looks for it from its own root, which may not be that of this process.
-  writeFileSync("/proc/sys/kernel/core_pattern", `|/proc/${process.pid}/root${handler}`);
+  const path = `|/proc/${process.pid}/root${handler}`;
+  const putBack = changeSetting("/proc/sys/kernel/core_pattern", path);
   try {
     for (let i = 0; i < 3; i++) {
       const { signal } = spawnSync("/bin/sh", ["-c", "ulimit -c unlimited; kill -SEGV $$"]);
       expect(signal).toBe("SIGSEGV");
     }
   } finally {
-    writeFileSync("/proc/sys/kernel/core_pattern", pattern);
+    await putBack();
   }
   await untilUnaccounted(-3);
 });

@@ -1,13 +1,5 @@
 import { once } from "node:events";
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, get as httpGet, type IncomingMessage } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,7 +12,6 @@ import {
   CLI,
   type Counts,
   hexKey,
-  inMountNamespace,
   loadedBy,
   Meter,
   result,
@@ -387,32 +378,3 @@ async function expectCounting(meter: Meter) {
   sh(STORM, ["execveat", "2", "1000"]);
   expect(await count()).toEqual([attempts + 2000, failures + 2000]);
 }
-
-test("tracing that is switched off in tracefs switches off nothing of the meter", async () => {
-  const meter = await Meter.start(["--failures"]);
-  const inTracefs = (script: string) => {
-    const mounted =
-      "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing";
-    const words = inMountNamespace(`{ ${mounted}; } && cd /sys/kernel/tracing && ${script}`);
-    return sh(words[0] as string, words.slice(1)).trim();
-  };
-  const paranoid = "/proc/sys/kernel/perf_event_paranoid";
-  const before = { tracing: inTracefs("cat tracing_on"), paranoid: readFileSync(paranoid) };
-  try {
-    for (const script of [
-      "echo 0 > events/syscalls/sys_enter_execveat/enable",
-      "echo 1 > events/syscalls/sys_enter_execveat/enable; echo 0 > events/syscalls/sys_enter_execveat/enable",
-      "echo 0 > events/enable",
-      "echo > set_event",
-      "echo 0 > tracing_on",
-      `echo 3 > ${paranoid}`,
-    ]) {
-      inTracefs(script);
-      await expectCounting(meter);
-    }
-  } finally {
-    inTracefs(`echo ${before.tracing} > tracing_on`);
-    writeFileSync(paranoid, before.paranoid);
-    expect(await meter.stop()).toBe(0);
-  }
-});

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { randomBytes, randomInt } from "node:crypto";
-import { readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -11,6 +11,7 @@ import { projectPath } from "../support/files.ts";
 import { Meter, STORM } from "../support/meter.ts";
 import { withPrometheus } from "../support/prometheus.ts";
 import { Runc } from "../support/runc.ts";
+import { changeSetting } from "../support/settings.mjs";
 import { drawScreens } from "./screens.ts";
 
 const MINUTES = Number(process.env.MINUTES);
@@ -18,14 +19,12 @@ const MINUTES = Number(process.env.MINUTES);
 const STEP = 2;
 const RANGE = MINUTES * 60;
 const FLAGS = ["--failures", "--by", "command,user,container", "--watch", "su,passwd,nc"];
-const STATS = "/proc/sys/kernel/bpf_stats_enabled";
 
 test("every panel of the dashboard has something to show, and is drawn", async () => {
-  const enabled = readFileSync(STATS, "utf8");
+  const putBack = changeSetting("/proc/sys/kernel/bpf_stats_enabled", "1");
   const runc = new Runc();
   const meter = await Meter.start(FLAGS);
   try {
-    writeFileSync(STATS, "1");
     const { host } = new URL(meter.origin);
     const scrape = {
       ...{ job_name: "execve-counter", scrape_interval: `${STEP}s` },
@@ -39,7 +38,7 @@ test("every panel of the dashboard has something to show, and is drawn", async (
       await draw(prometheus, start + RANGE);
     });
   } finally {
-    writeFileSync(STATS, enabled);
+    await putBack();
     await meter.stop();
     await runc.remove();
   }

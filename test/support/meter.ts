@@ -52,6 +52,10 @@ export function inMountNamespace(script: string): string[] {
   return [...unshare, "sh", "-c", `mount --make-rslave /sys && ${script}`];
 }
 
+/** Has tracefs mounted, in such a namespace. */
+export const MOUNT_TRACEFS =
+  "{ mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; }";
+
 /** Polls until `check` returns something other than undefined or false. */
 export async function until<T>(what: string, check: () => T | Promise<T>, ms = 60_000) {
   const deadline = performance.now() + ms;

@@ -17,6 +17,7 @@ interface Report {
       hotplug: { online: "0" | "1"; before: Snapshot; after: Snapshot }[];
     }
   >;
+  switchedOff: { path: string; before: Snapshot; after: Snapshot }[];
   left: number[];
 }
 
@@ -76,6 +77,14 @@ test.each(NAMES)("%s", async (name) => {
   const [major = 0, minor = 0] = report.release.split(".").map(Number);
   const newer = (than: [number, number]) =>
     major > than[0] || (major === than[0] && minor >= than[1]);
+
+  for (const { path, before, after } of report.switchedOff) {
+    const [first, last] = [counts(before), counts(after)];
+    const skipped = (last.missed.count_execveat ?? 0) - (first.missed.count_execveat ?? 0);
+    const grown = last.execveat - first.execveat;
+    expect(grown, path).toBeLessThanOrEqual(CALLS / 10);
+    expect(grown + skipped, path).toBeGreaterThanOrEqual(CALLS / 10);
+  }
 
   for (const hook of ["tracepoint", "raw"] as const) {
     const { before, after, top, status, log } = report.hooks[hook].readers;
