@@ -76,12 +76,12 @@ int OpenTracefs() {
     }
   }
   Fd context(static_cast<int>(syscall(SYS_fsopen, "tracefs", FSOPEN_CLOEXEC)));
-  if (!context) throw Failure("tracefs", errno);
+  if (!context) throw Failure("mount tracefs", errno);
   if (syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) {
-    throw Failure("tracefs", errno);
+    throw Failure("mount tracefs", errno);
   }
   const long mount = syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, 0);
-  if (mount < 0) throw Failure("tracefs", errno);
+  if (mount < 0) throw Failure("mount tracefs", errno);
   return static_cast<int>(mount);
 }
 

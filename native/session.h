@@ -39,7 +39,7 @@ struct Failure : std::exception {
   Failure(std::string step, int error) : step(std::move(step)), error(error) {}
   const char* what() const noexcept override { return step.c_str(); }
 
-  // What was being done: "open", "load", "attach count_exec", "tracefs",
+  // What was being done: "open", "load", "attach count_exec", "mount tracefs", "tracefs",
   // "tracepoint", "perf_event", "find", "adopt", "follow", "lookup", "update", "delete",
   // "lock", "mount", "pin <name>", "pinned <name>",
   // "slot <name>", "settle", "read", "info", "user".

@@ -76,7 +76,7 @@ export async function run(
     const what = calls.length > 0 ? `${calls.join(", ")} and execs` : "execs";
     log.info(`${VERSION} counts ${what} on this host; map ${name}, id ${id}`);
     warnOf(kernel, log);
-    const source = new Source(kernel, log);
+    const source = new Source(kernel, log, options.pin);
     if (options.web) {
       web = startWeb(options.web, config, kernel, source, log);
       if ((await Promise.race([web, stop])) === undefined) return;
@@ -209,10 +209,12 @@ class Source {
   #totals: Record<string, bigint> = {};
   readonly #kernel: Kernel;
   readonly #log: Log;
+  readonly #pins: string | undefined;
 
-  constructor(kernel: Kernel, log: Log) {
+  constructor(kernel: Kernel, log: Log, pins: string | undefined) {
     this.#kernel = kernel;
     this.#log = log;
+    this.#pins = pins;
   }
 
   tryRead(): Snapshot | undefined {
@@ -247,8 +249,11 @@ class Source {
     const table = tables.find(({ name }) => name === EXECS_MAP);
     if (this.#full || by.length === 0 || !table || table.entries < table.capacity) return;
     this.#full = true;
+    const more = this.#pins
+      ? `end these counts (execve-counter unpin ${this.#pins}), and start again`
+      : "start again";
     this.#log.warn(
-      `the table of execs by ${by.join()} is full: what it has no row for counts as ${OTHER}; for more rows than ${table.capacity}, start again with a larger --max-series`,
+      `the table of execs by ${by.join()} is full: what it has no row for counts as ${OTHER}; for more rows than ${table.capacity}, ${more} with a larger --max-series`,
     );
   }
 }

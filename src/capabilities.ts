@@ -13,6 +13,14 @@ export function effectiveCapabilities(status: string | undefined): bigint {
   return BigInt(`0x${line?.[1] ?? "0"}`);
 }
 
+/**
+ * Whether the capabilities hold in a user namespace only, as those of a rootless container's
+ * root do: by /proc/self/uid_map, undefined where there is none.
+ */
+export function inUserNamespace(uidMap: string | undefined): boolean {
+  return uidMap !== undefined && !/^\s*0\s+0\s+4294967295\s*$/.test(uidMap);
+}
+
 /** A capability's number. */
 export function capabilityNumber(name: keyof typeof BITS): number {
   return Number(BITS[name]);

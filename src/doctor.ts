@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { release, version } from "node:os";
 import { gunzipSync } from "node:zlib";
-import { effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
+import { effectiveCapabilities, hasCapabilities, inUserNamespace } from "./capabilities.ts";
 import {
   type Attempts,
   findMeters,
@@ -143,6 +143,11 @@ function fileSystem(
 function capabilities({ read }: Machine): Finding {
   const set = effectiveCapabilities(read("/proc/self/status"));
   const what = "capabilities";
+  if (inUserNamespace(read("/proc/self/uid_map"))) {
+    const remedy =
+      "run it as root of the host; a rootless container's has no power over the kernel";
+    return { what, state: "missing", found: "those of a user namespace", remedy };
+  }
   if (hasCapabilities(set, "CAP_SYS_ADMIN")) return ok(what, "CAP_SYS_ADMIN");
   if (hasCapabilities(set, "CAP_BPF", "CAP_PERFMON")) {
     const remedy = "enough to count; watch add|remove|list also needs CAP_SYS_ADMIN";

@@ -39,6 +39,8 @@ export interface KernelFailure {
 export interface Circumstances {
   /** The effective capabilities, a bit each (CapEff in /proc/self/status). */
   capabilities: bigint;
+  /** They hold in a user namespace only. */
+  nested: boolean;
   /** /sys is mounted. */
   sys: boolean;
   /** /sys/kernel/btf/vmlinux exists. */
@@ -52,6 +54,8 @@ export interface Circumstances {
 const ALL_CAPABILITIES = "run it as root, or with CAP_BPF and CAP_PERFMON";
 const BANNED =
   "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
+const ONLY_NESTED =
+  "run it as root of the host: here root is root of a user namespace only, as in a rootless container";
 const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
 export const MORE_FILES = "raise the limit on open files (ulimit -n)";
 export const unpinIt = (directory = "<dir>") =>
@@ -70,7 +74,9 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${step}: ${code})`,
       code === "ENOMEM"
         ? "free memory, or raise the memory limit of the control group it runs in"
-        : MORE_FILES,
+        : code === "EMFILE"
+          ? MORE_FILES
+          : "raise the machine's limit on open files (sysctl fs.file-max)",
     );
   }
 
@@ -80,12 +86,14 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
         code === "ENOENT"
           ? `the BPF object is missing: ${here.object}`
           : `the BPF object cannot be read: ${here.object} (${because})`,
-        "build it again (make build), or install execve-counter again",
+        isDenied(code)
+          ? "let the user that the meter runs as read it, with chgrp and chmod"
+          : "build it again (make build), or install execve-counter again",
       );
+    case "mount tracefs":
+      return unable(`tracefs is not mounted, nor can it be privately (${code})`, USE_RAW);
     case "tracefs":
-      return code === "EACCES"
-        ? unable(`tracefs may not be read (${code})`, USE_RAW)
-        : unable(`tracefs is not mounted, nor can it be privately (${code})`, USE_RAW);
+      return unable(`tracefs ${isDenied(code) ? "may not" : "cannot"} be read (${code})`, USE_RAW);
     case "tracepoint":
       return unable(`this kernel has no tracepoints on system calls (${code})`, USE_RAW);
     case "perf_event":
@@ -105,6 +113,13 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
           "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' kernels have it",
         );
       }
+  }
+  if (step === "lock") {
+    const path = here.pins ?? "/run/execve-counter.lock";
+    return failed(
+      `cannot lock ${path} (${code})`,
+      "see that whoever runs this may open it, or make it",
+    );
   }
   if (step.startsWith("pinned ")) {
     if (code === "EROFS") return readOnly(here.pins);
@@ -132,11 +147,14 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     );
   }
   if (isDenied(code) && ["find", "adopt", "follow"].includes(step)) {
-    return unable(`not permitted to look for the running meter (${step}: ${code})`, ROOT_FINDS);
+    return unable(
+      `not permitted to look for the running meter (${step}: ${code})`,
+      here.nested ? ONLY_NESTED : ROOT_FINDS,
+    );
   }
   if (step === "follow") {
     return code === "ESRCH"
-      ? failed("the meter has ended", "start one: sudo npx execve-counter")
+      ? failed("the meter has ended", "start one: sudo execve-counter")
       : failed(
           `the running meter is of another version, whose tables are not those of this one (${code})`,
           "run the execve-counter that it was started with, or start the meter again with this one",
@@ -148,7 +166,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       hasCapabilities(here.capabilities, "CAP_BPF", "CAP_PERFMON");
     return unable(
       `not permitted to use BPF (${step}: ${code})`,
-      capable ? BANNED : ALL_CAPABILITIES,
+      here.nested ? ONLY_NESTED : capable ? BANNED : ALL_CAPABILITIES,
     );
   }
   if (step === "load" || step === "perf_event" || step.startsWith("attach ")) {

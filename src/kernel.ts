@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { constants, release } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
-import { effectiveCapabilities } from "./capabilities.ts";
+import { effectiveCapabilities, inUserNamespace } from "./capabilities.ts";
 import { ExitCode, explain, explainAddon, UserError, unpinIt } from "./errors.ts";
 import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "./keys.ts";
 import { LABELS, type Label } from "./labels.ts";
@@ -206,7 +206,8 @@ export function openKernel(options: KernelOptions): Kernel {
     // Not where it is out of reach for want of memory or file descriptors.
     const unable = error instanceof UserError && error.exitCode === ExitCode.unable;
     if (!unable || !isNativeError(error.cause)) throw error;
-    if (!["tracefs", "tracepoint", "perf_event"].includes(error.cause.step)) throw error;
+    if (!["mount tracefs", "tracefs", "tracepoint", "perf_event"].includes(error.cause.step))
+      throw error;
     return open("raw", error.message);
   }
 }
@@ -243,7 +244,7 @@ export function openLiveCounters(
   log: (line: string) => void,
 ): LiveCounters {
   return withSession(log, (session, addon) => {
-    const id = chooseMeter(addon.findCounters(), mapId, "watch list");
+    const id = chooseMeter(addon.findCounters(), mapId);
     session.adopt(id);
     return {
       mapId: id,
@@ -261,24 +262,19 @@ export function openLiveCounters(
  * The meter that is meant, of those that were found.
  *
  * @param mapId of its map of counters; undefined for the only meter there is
- * @param command that --map can be given to
  * @throws UserError where there is none, or more than one
  */
-export function chooseMeter(
-  found: readonly number[],
-  mapId: number | undefined,
-  command: string,
-): number {
+export function chooseMeter(found: readonly number[], mapId: number | undefined): number {
   const id = mapId ?? found[0];
   if (id === undefined || !found.includes(id)) {
     const which = mapId === undefined ? "no meter is running" : `no meter has the map ${mapId}`;
     const others = found.length > 0 ? `choose one of --map ${found.join(", ")}` : undefined;
-    throw new UserError(which, others ?? "start one: sudo npx execve-counter", ExitCode.failed);
+    throw new UserError(which, others ?? "start one: sudo execve-counter", ExitCode.failed);
   }
   if (mapId === undefined && found.length > 1) {
     throw new UserError(
       `${found.length} meters are running`,
-      `choose one by the map that its first line names: execve-counter ${command} --map ${found.join(" or ")}`,
+      `choose one by the map that its first line names: --map ${found.join(" or ")}`,
       ExitCode.failed,
     );
   }
@@ -565,14 +561,15 @@ function programsOf(session: Session): ProgramStats[] {
  * @throws UserError where that is not ours, or in use
  */
 export function unpinKernel(directory: string, log: (line: string) => void): string[] {
-  return withSession(log, (session, addon) => {
+  const work = (session: Session, addon: Addon) => {
     const removed = unpin(directory, {
       mountBpffs: (path) => mountBpffs(addon, path),
       lock: (path) => lock(session, path),
     });
     session.close();
     return removed;
-  });
+  };
+  return withSession(log, work, { pins: directory });
 }
 
 /** The errno's name where it cannot. */
@@ -644,6 +641,7 @@ function translate(error: NativeError, complaints: readonly string[], pins?: str
     },
     {
       capabilities: effectiveCapabilities(statusOfSelf()),
+      nested: inUserNamespace(read("/proc/self/uid_map")),
       sys: existsSync("/sys/kernel"),
       btf: existsSync("/sys/kernel/btf/vmlinux"),
       object: OBJECT,
@@ -664,8 +662,12 @@ function verdictOf(complaints: readonly string[]): string | undefined {
 
 /** /proc/self/status. */
 export function statusOfSelf(): string | undefined {
+  return read("/proc/self/status");
+}
+
+function read(path: string): string | undefined {
   try {
-    return readFileSync("/proc/self/status", "utf8");
+    return readFileSync(path, "utf8");
   } catch {
     return undefined; // no /proc
   }

@@ -198,15 +198,7 @@ class Directory {
     try {
       return new Directory(path, this.at(name));
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code === "EPERM" && name.includes(".")) {
-        throw new UserError(
-          `${path} cannot be in a bpffs: the kernel takes no dot in a name there`,
-          "choose a name without one",
-          ExitCode.failed,
-        );
-      }
-      if (code !== "ENOTDIR") throw error;
+      if ((error as NodeJS.ErrnoException).code !== "ENOTDIR") throw error;
       const isLink = lstatSync(this.at(name)).isSymbolicLink();
       throw new UserError(
         isLink ? `${path} is a symbolic link, which is not followed` : `${path} is not a directory`,
@@ -247,6 +239,9 @@ function close({ parent, top }: Place): void {
   top.close();
 }
 
+/** Which the kernel refuses with EPERM in a bpffs. */
+const hasDot = (names: readonly string[]) => names.some((name) => name.includes("."));
+
 /** Opens a directory, or the last on the way to it that is there. */
 function descend(path: string): Place & { missing: string[] } {
   if (!existsSync("/proc/self/fd")) {
@@ -266,7 +261,9 @@ function descend(path: string): Place & { missing: string[] } {
       missing.shift();
     }
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return { ...place, missing };
+    const { code } = error as NodeJS.ErrnoException;
+    const dotted = code === "EPERM" && hasDot(missing) && place.top.isBpffs();
+    if (code === "ENOENT" || dotted) return { ...place, missing };
     close(place);
     throw error;
   }
@@ -287,6 +284,14 @@ function makePlace(path: string, native: Native): Place & { made: boolean; mount
     found = descend(path);
   }
   const { missing } = found;
+  if (hasDot(missing)) {
+    close(found);
+    throw new UserError(
+      `${path} cannot be in a bpffs: the kernel takes no dot in a name there`,
+      "choose a name without one",
+      ExitCode.failed,
+    );
+  }
   let place: Place = found;
   try {
     for (const name of missing) {

@@ -68,7 +68,7 @@ export class Source {
       notices.push("only root can look for a meter that runs");
     }
     if (map !== undefined || this.#known.length > 0) {
-      const seen = this.#openAtStart(chooseMeter(this.#known, map, "top"));
+      const seen = this.#openAtStart(chooseMeter(this.#known, map));
       if (typeof seen !== "string") {
         this.#seen = seen;
         return;

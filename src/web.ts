@@ -15,7 +15,7 @@ import { promisify } from "node:util";
 import { gzip } from "node:zlib";
 import Negotiator from "negotiator";
 import { BOUNDS, type Bounds, type Client, Connections } from "./connections.ts";
-import { ExitCode, UserError } from "./errors.ts";
+import { ExitCode, MORE_FILES, UserError } from "./errors.ts";
 
 export interface Address {
   /** A name or an address; undefined for every address of the machine. */
@@ -334,7 +334,9 @@ function listen(server: Server, address: Address | Inherited): Promise<void> {
           `cannot listen on ${name} (${code})`,
           code === "EADDRINUSE"
             ? "stop what listens there (another execve-counter?), or choose another --web.listen-address"
-            : "choose another --web.listen-address",
+            : code === "EMFILE"
+              ? MORE_FILES
+              : "choose another --web.listen-address",
           ExitCode.failed,
         ),
       );

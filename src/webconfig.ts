@@ -3,11 +3,11 @@
  * toolkit. What the format has and this server has not is refused, never ignored.
  */
 import { createPrivateKey, X509Certificate } from "node:crypto";
-import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { createSecureContext, createServer, getCiphers, type TlsOptions } from "node:tls";
 import { isMap, LineCounter, parseDocument } from "yaml";
-import { ExitCode, UserError } from "./errors.ts";
+import { ExitCode, MORE_FILES, UserError } from "./errors.ts";
 import { Passwords, Verifier } from "./passwords.ts";
 import type { Protection } from "./web.ts";
 
@@ -16,6 +16,8 @@ const PERIOD = 1000;
 /** Milliseconds that a client has for the TLS handshake. */
 const HANDSHAKE = 10_000;
 const LARGEST_FILE = 1 << 20;
+/** A pipe would be waited for, and a terminal become this process's. */
+const AT_ONCE = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 
 const KEYS = {
   "": ["tls_server_config", "http_server_config", "basic_auth_users", "rate_limit"],
@@ -320,7 +322,7 @@ export class WebConfig {
   unreadable(): { file: string; code: string }[] {
     return this.files.flatMap((file) => {
       try {
-        closeSync(openSync(file, "r"));
+        closeSync(openSync(file, AT_ONCE));
         return [];
       } catch (error) {
         const { code = "" } = error as NodeJS.ErrnoException;
@@ -468,13 +470,15 @@ function orRefuse<T>(what: string, remedy: string, use: () => T): T {
 
 /** @param what what the file is, for who gave it */
 function readFile(file: string, what: string): string {
+  let fd: number | undefined;
   try {
-    const stats = statSync(file);
-    // A pipe would be waited for.
+    fd = openSync(file, AT_ONCE);
+    // Looked at once it is open: who owns the directory may put something else in its place.
+    const stats = fstatSync(fd);
     if (!stats.isFile() || stats.size > LARGEST_FILE) {
       throw Object.assign(new Error(), { code: stats.isFile() ? "EFBIG" : "not a file" });
     }
-    return readFileSync(file, "utf8");
+    return readFileSync(fd, "utf8");
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     const denied = code === "EACCES" || code === "EPERM";
@@ -482,8 +486,14 @@ function readFile(file: string, what: string): string {
       `cannot read ${what} ${file} (${code})`,
       denied
         ? "let the user that the meter runs as read it, with chgrp and chmod"
-        : "name a file that is there",
+        : code === "EFBIG"
+          ? "name a file of at most 1 MiB"
+          : code === "EMFILE"
+            ? MORE_FILES
+            : "name a file that is there",
       denied ? ExitCode.unable : ExitCode.usage,
     );
+  } finally {
+    if (fd !== undefined) closeSync(fd);
   }
 }

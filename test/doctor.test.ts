@@ -7,6 +7,7 @@ const FILES: Record<string, string> = {
   "/sys/kernel": "",
   "/sys/kernel/btf/vmlinux": "",
   "/proc/self/status": "CapEff:\t000001ffffffffff\n",
+  "/proc/self/uid_map": "         0          0 4294967295\n",
   "/proc/sys/kernel/perf_event_paranoid": "2\n",
   "/proc/sys/kernel/unprivileged_bpf_disabled": "2\n",
   "/sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
@@ -62,6 +63,7 @@ test.each([
   ["lockdown", machine({ "/sys/kernel/security/lockdown": undefined }), "unknown", ""],
   ["capabilities", machine({ "/proc/self/status": "CapEff:\t0\n" }), "missing", "CAP_PERFMON"],
   ["capabilities", machine({ "/proc/self/status": "CapEff:\tc000000000\n" }), "note", "enough"],
+  ["capabilities", machine({ "/proc/self/uid_map": "0 1000 1\n" }), "missing", "of the host"],
   [
     "perf_event_paranoid",
     machine({

@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import {
   copyFileSync,
   mkdtempSync,
@@ -109,6 +110,21 @@ test("the files that are read again are named, and those that cannot be", async 
   renameSync(file("server.key"), file("away"));
   expect(config.unreadable()).toEqual([{ file: file("server.key"), code: "ENOENT" }]);
   renameSync(file("away"), file("server.key"));
+});
+
+test("what is no file, or too large a one, is said to be that, and no pipe is waited for", async () => {
+  const config = await open("");
+  rmSync(path);
+  execFileSync("mkfifo", [path]);
+  expect(config.unreadable()).toEqual([]);
+  const refused = () => WebConfig.open(path, () => {});
+  await expect(refused()).rejects.toMatchObject({ remedy: "name a file that is there" });
+  rmSync(path);
+  writeFileSync(path, " ".repeat((1 << 20) + 1));
+  await expect(refused()).rejects.toMatchObject({
+    message: `cannot read --web.config.file ${path} (EFBIG)`,
+    remedy: "name a file of at most 1 MiB",
+  });
 });
 
 test("an empty file is plain HTTP without passwords", async () => {

@@ -392,8 +392,11 @@ test("a directory that is no bpffs is refused", () => {
 });
 
 test("a name with a dot, which the kernel takes in no bpffs, is refused as such", () => {
-  pins += ".d";
-  expect(refused()).toContain(`${pins} cannot be in a bpffs: the kernel takes no dot`);
+  for (const dotted of [`${pins}.d`, `${pins}/a.b/c`]) {
+    const stderr = failed([process.execPath, CLI, "--no-web", "--pin", dotted]);
+    expect(stderr).toContain(`${dotted} cannot be in a bpffs: the kernel takes no dot`);
+    expect(existsSync(pins)).toBe(false);
+  }
 });
 
 test("a read-only bpffs is said to be that", async () => {
@@ -438,6 +441,15 @@ test("pins that outlive everything but the machine are said to, and others to wh
     inside.stderr.includes("also while no agent runs, as long as its bpffs is mounted\n"),
   );
   expect(inside.stderr).not.toContain("mount namespace");
+});
+
+test("for a larger table, what is pinned has to be given up first, which is said", async () => {
+  const meter = await start(["--by", "command", "--max-series", "16", "--interval", "100ms"]);
+  const many = Array.from({ length: 20 }, (_, i) => join(directory, `${program.slice(-8)}${i}`));
+  for (const path of many) copyFileSync("/bin/true", path);
+  sh(STORM, ["spawn", "1", "1", ...many]);
+  const said = `for more rows than 16, end these counts (execve-counter unpin ${pins}), and start again with a larger`;
+  await until("a word", () => meter.stderr.includes(said));
 });
 
 test("a start that fails pins nothing, and neither does --check", async () => {

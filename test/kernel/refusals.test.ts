@@ -103,6 +103,11 @@ describe("privileges", () => {
     expect(stdout).toMatch(/\nok\n$/);
   });
 
+  test("root of a user namespace is told that it is no more than that", () => {
+    const wrap = ["unshare", "--user", "--map-root-user"];
+    expectRefusal(check(wrap), 3, "not permitted", "root of the host");
+  });
+
   test("bpf(2) forbidden from above, to root, is told from missing capabilities", () => {
     expectRefusal(check(deny("bpf", "EPERM")), 3, "not permitted", "seccomp");
   });

@@ -190,7 +190,7 @@ describe("beside a running meter", () => {
       const { status, stderr } = result(process.execPath, [CLI, "top"]);
       expect(status).toBe(1);
       expect(stderr).toMatch(/\d meters are running/);
-      expect(stderr).toContain("execve-counter top --map ");
+      expect(stderr).toContain("by the map that its first line names: --map ");
       const wrong = result(process.execPath, [CLI, "top", "--map", "4294967295"]);
       expect(wrong.status).toBe(1);
       expect(wrong.stderr).toContain("no meter has the map 4294967295");

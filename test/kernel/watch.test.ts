@@ -111,7 +111,7 @@ test("of several meters one must be chosen, and one that is none is refused", as
     const unclear = result(process.execPath, [CLI, "watch", "list"]);
     expect(unclear.status).toBe(1);
     expect(unclear.stderr).toMatch(/\d meters are running/);
-    expect(unclear.stderr).toContain("execve-counter watch list --map ");
+    expect(unclear.stderr).toContain("by the map that its first line names: --map ");
     expect(unclear.stderr).toContain(`${other.mapId}`);
     const wrong = result(process.execPath, [CLI, "watch", "list", "--map", "4294967295"]);
     expect(wrong.status).toBe(1);
@@ -214,6 +214,14 @@ test("two who edit at once wait for each other", async () => {
   expect(await edit).toBe("");
   expect(Object.keys(await watched())).toContain(two);
   await edited("remove", [two]);
+});
+
+test("where the lock cannot be taken, that is said", () => {
+  const edit = [process.execPath, CLI, "watch", "add", two, "--map", `${meter.mapId}`];
+  const wrap = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro none /run; exec "$0" "$@"'];
+  const { status, stderr } = result("env", [...wrap, ...edit]);
+  expect(status).toBe(1);
+  expect(stderr).toContain("cannot lock /run/execve-counter.lock (EROFS)");
 });
 
 // The race that this prevents is too rare to wait for.
