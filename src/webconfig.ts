@@ -435,7 +435,8 @@ function toServer(
       const given = socket.getPeerX509Certificate() !== undefined;
       if (given ? !clientAuth.verify || socket.authorized : !clientAuth.require) welcome(socket);
       else socket.destroy();
-    });
+      // Also who is out of time, whom Node.js leaves connected.
+    }).on("tlsClientError", (_, socket) => socket.destroy());
 }
 
 interface Pem {

@@ -1,4 +1,5 @@
 import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import {
   copyFileSync,
   mkdtempSync,
@@ -9,7 +10,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { request } from "node:https";
-import { createConnection } from "node:net";
+import { type AddressInfo, createConnection, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ConnectionOptions, connect } from "node:tls";
@@ -309,6 +310,46 @@ test("who connects and begins no TLS gives way, the oldest first", async () => {
   web.close();
   await until("the others to go", () => idle.every(({ closed }) => closed));
 });
+
+test("a TLS handshake has ten seconds, whatever comes meanwhile", async () => {
+  const web = await serveBehind(await open(`tls_server_config: { ${TLS} }`));
+  const port = Number(new URL(web.origins[0] as string).port);
+  const hello = await firstBytes();
+  const begun = performance.now();
+  const slow = new Map<string, number>();
+  const begin = (name: string, act: (socket: Socket) => void) => {
+    const socket = createConnection(port, "127.0.0.1", () => act(socket)).on("error", () => {});
+    socket.resume().on("close", () => slow.set(name, performance.now() - begun));
+  };
+  begin("nothing", () => {});
+  begin("half of the first message", (socket) => socket.write(hello.subarray(0, 50)));
+  begin("a byte now and again", (socket) => {
+    let at = 0;
+    const timer = setInterval(() => socket.write(hello.subarray(at, ++at)), 200);
+    socket.on("close", () => clearInterval(timer));
+  });
+  begin("nothing after the first message", (socket) => socket.write(hello));
+  begin("nothing more", (socket) => socket.end(hello.subarray(0, 50)));
+  // Who is through has more.
+  const through = connect({ host: "127.0.0.1", port, ca: read("ca.pem") }).on("error", () => {});
+  await until("all to be shut out", () => slow.size === 5, 15_000);
+  for (const time of slow.values()) expect(time).toBeGreaterThan(9_990);
+  expect(through.closed).toBe(false);
+  through.destroy();
+});
+
+/** What a client of TLS says first. */
+async function firstBytes(): Promise<Buffer> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  connect({ host: "127.0.0.1", port }).on("error", () => {});
+  const [socket] = (await once(server, "connection")) as [Socket];
+  const [bytes] = await once(socket, "data");
+  socket.destroy();
+  server.close();
+  return bytes;
+}
 
 test("the oldest version is the one that was asked for", async () => {
   const web = await serveBehind(await open(`tls_server_config: { ${TLS}, min_version: TLS13 }`));
