@@ -154,9 +154,9 @@ void RestrictOthers() {
       if (thread == gettid()) continue;
       const std::string status = Status("self/task/" + std::to_string(thread));
       if (status.empty() && tgkill(getpid(), thread, 0) < 0 && errno == ESRCH) continue;
-      if (none(status, "CapInh") && none(status, "CapPrm") && none(status, "CapEff") &&
-          none(status, "CapAmb") && same(status, "Uid") && same(status, "Gid") &&
-          same(status, "Groups")) {
+      // What is effective or ambient is among these, too.
+      if (none(status, "CapInh") && none(status, "CapPrm") && same(status, "Uid") &&
+          same(status, "Gid") && same(status, "Groups")) {
         continue;
       }
       settled = -1;

@@ -1,4 +1,5 @@
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import { chmodSync, readdirSync, readFileSync } from "node:fs";
 import { constants, release } from "node:os";
 import { promisify } from "node:util";
@@ -19,6 +20,7 @@ import {
 } from "../support/meter.ts";
 
 const CAP_BPF = 1n << 39n;
+const CAP_SYS_ADMIN = 1n << 21n;
 /** What a meter that is done with attaching holds: nothing where maps can be read without. */
 const NEEDED = isAtLeast(release(), 5, 19) ? 0n : CAP_BPF;
 
@@ -37,7 +39,7 @@ async function start(...args: Parameters<typeof Meter.start>): Promise<Meter> {
 }
 
 /** What /proc says of every thread, the main one first. */
-function threads({ pid }: Meter) {
+function threads({ pid }: { pid: number }) {
   return readdirSync(`/proc/${pid}/task`).map((thread) => {
     const status = readFileSync(`/proc/${pid}/task/${thread}/status`, "utf8");
     const field = (name: string) =>
@@ -62,9 +64,13 @@ const as = (uid: string, gid: string, kept = 0n) => ({
 });
 
 /** Of every thread: what the main one keeps, no other has. */
-function expectThreads(meter: Meter, expected: (kept: bigint) => object) {
-  const [main, ...others] = threads(meter);
-  expect(main).toMatchObject(expected(NEEDED));
+function expectThreads(
+  { pid }: { pid: number },
+  expected: (kept: bigint) => object,
+  needed = NEEDED,
+) {
+  const [main, ...others] = threads({ pid });
+  expect(main).toMatchObject(expected(needed));
   // Node.js' own, and libuv's pool.
   expect(others.length).toBeGreaterThan(5);
   for (const thread of others) expect(thread).toMatchObject(expected(0n));
@@ -80,8 +86,8 @@ async function expectCounting(running: Meter) {
 
 describe("started by root", () => {
   test("it becomes nobody, on every thread, without groups, and counts on", async () => {
-    const groups = ["setpriv", "--groups", "4,20,27"];
-    meter = await start(["--by", "user", "--failures"], { wrap: groups });
+    const wrap = ["setpriv", "--groups", "4,20,27", "--inh-caps", "+net_raw"];
+    meter = await start(["--by", "user", "--failures"], { wrap });
     expectThreads(meter, (kept) => as("65534", "65534", kept));
     await expectCounting(meter);
   });
@@ -133,12 +139,15 @@ describe("started by root", () => {
     }
   });
 
-  test("without CAP_SETUID it stays root, and has nothing of what makes root", async () => {
-    const wrap = ["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"];
-    meter = await start([], { wrap });
-    expectThreads(meter, (kept) => ({ ...as("0", "0", kept), groups: expect.anything() }));
-    await expectCounting(meter);
-  });
+  test.each(["setuid", "setgid"])(
+    "without CAP_%s it stays root, and has nothing of what makes root",
+    async (name) => {
+      const wrap = ["setpriv", `--bounding-set=-${name}`, `--inh-caps=-${name}`];
+      meter = await start([], { wrap });
+      expectThreads(meter, (kept) => ({ ...as("0", "0", kept), groups: expect.anything() }));
+      await expectCounting(meter);
+    },
+  );
 
   test("pins are adopted and left as ever", async () => {
     const directory = `/sys/fs/bpf/${uniqueName()}`;
@@ -230,6 +239,19 @@ test("it compresses, and has names, where nobody may have no thread more", async
   expect((await meter.counts()).execs_by?.map(({ user }) => user)).toContain("root");
 });
 
+test("top keeps what it finds the meter's programs by, on its main thread only", async () => {
+  meter = await start(["--by", "command"]);
+  const args = [CLI, "top", "--map", `${meter.mapId}`];
+  const top = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  try {
+    await once(top.stdout, "readable");
+    const { pid } = top as { pid: number };
+    expectThreads({ pid }, (kept) => as("65534", "65534", kept), CAP_SYS_ADMIN);
+  } finally {
+    top.kill();
+  }
+});
+
 test("a signal of the same user opens no debugger", async () => {
   meter = await start([]);
   const nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -244,13 +266,14 @@ const RESTRICTED = projectPath("build/test/restricted");
 
 test("a thread that has something left is an error", async () => {
   // Ten seconds each, in which there might be an end to it.
-  const outcomes = ["uid", "gid", "groups", "deaf"].map(async (how) => {
+  const outcomes = ["uid", "gid", "groups", "permitted", "inheritable"].map(async (how) => {
     const { stdout } = await promisify(execFile)(RESTRICTED, [how]);
     return stdout;
   });
   for (const outcome of await Promise.all(outcomes)) {
     expect(outcome).toBe("threads: Connection timed out\n");
   }
+  expect(sh(RESTRICTED, ["filter"])).toBe("seccomp: Device or resource busy\n");
 });
 
 test("threads that start others meanwhile leave none with privileges", () => {

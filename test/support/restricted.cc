@@ -1,10 +1,13 @@
 // restricted: prints what calls that start a program fail with, before privileges are given
 // up and after, an errno a word: execve, execveat and, on x86-64, execve of 32 bits and of x32.
 // The program that is to be started is not there.
-// restricted uid|gid|groups|deaf: prints what it fails with where a thread has
-// another user, group or groups than the others, or hears no signal.
+// restricted uid|gid|groups|filter|permitted|inheritable: prints what it fails with where a
+// thread has another user, group or groups than the others or a filter of its own, or hears
+// no signal and has capabilities that are permitted or inheritable only.
 // restricted chain: prints the capabilities of the last of threads that each start the next.
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -47,14 +50,26 @@ void Differ(const char *how)
 {
 	const gid_t group = 1;
 	const unsigned long all = ~0UL;
+	__user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	__user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+	syscall(SYS_capget, &header, sets);
+	sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+	const sock_fprog filter = {1, allow};
 	if (!strcmp(how, "uid"))
 		syscall(SYS_setresuid, -1, 1, -1);
 	if (!strcmp(how, "gid"))
 		syscall(SYS_setresgid, -1, 1, -1);
 	if (!strcmp(how, "groups"))
 		syscall(SYS_setgroups, 1, &group);
-	if (!strcmp(how, "deaf"))
+	if (!strcmp(how, "filter"))
+		syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter);
+	if (!strcmp(how, "permitted") || !strcmp(how, "inheritable")) {
+		for (auto &set : sets)
+			set = *how == 'p' ? __user_cap_data_struct{0, set.permitted, 0}
+					  : __user_cap_data_struct{0, 0, set.permitted};
+		syscall(SYS_capset, &header, sets);
 		syscall(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, &all, nullptr, sizeof all);
+	}
 }
 
 std::atomic<bool> ends;
@@ -103,7 +118,12 @@ int main(int argc, char **argv)
 		_exit(0);
 	}
 	Print();
-	// On every thread, not only on the one that asks.
-	std::thread([] { execve_counter::Restrict(std::nullopt, {}); }).join();
+	// On every thread, not only on the one that asks. The C library's signal works again then:
+	// else this would wait for the other thread for ever.
+	std::thread([] {
+		execve_counter::Restrict(std::nullopt, {});
+		if (setresgid(-1, -1, -1) < 0)
+			perror("setresgid");
+	}).join();
 	Print();
 }
