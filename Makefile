@@ -39,6 +39,9 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 NODE_PREFIX := $(shell node -p 'path.resolve(process.execPath, "../..")')
 NODE_DIR := $(if $(wildcard $(NODE_PREFIX)/include/node/node_api.h),--nodedir=$(NODE_PREFIX))
 
+# npm and the tests keep what they fetched there.
+export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
+
 # By its path: root's $PATH may lead to another Node.js, or to none.
 NODE := $(shell node -p process.execPath)
 ifneq ($(shell node -p 'process.versions.node.split(".")[0] >= 20'),true)

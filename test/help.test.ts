@@ -29,7 +29,7 @@ describe("completion in bash", () => {
   const complete = (...words: string[]) =>
     result("bash", [
       ...["--norc", "-c"],
-      `source ${projectPath("deploy/execve-counter.bash-completion")}
+      `source "${projectPath("deploy/execve-counter.bash-completion")}"
        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) && _execve_counter && printf '%s\\n' "\${COMPREPLY[@]}"`,
       ...["bash", "execve-counter", ...words],
     ])

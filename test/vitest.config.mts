@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
+import "./support/tmpdir.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 

@@ -9,6 +9,7 @@ import { type KernelOptions, openKernel } from "../../src/kernel.ts";
 import { projectPath } from "../support/files.ts";
 import {
   BPFTOOL,
+  freePort,
   hexKey,
   type Loaded,
   loadedBy,
@@ -122,7 +123,7 @@ describe("when npx is stopped, what it started stops too", () => {
 
   // Some of these moments fall before the meter runs, some while it starts.
   test.each([300, 400, 500, 600, 700, "serving"])("at %s", async (when) => {
-    const address = `127.0.0.1:${20_000 + Math.floor(Math.random() * 10_000)}`;
+    const address = `127.0.0.1:${await freePort()}`;
     const child = spawn("npx", ["execve-counter", "--web.listen-address", address], {
       cwd: projectPath("."),
       stdio: "ignore",

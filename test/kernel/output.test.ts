@@ -16,7 +16,16 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { projectPath } from "../support/files.ts";
-import { CLI, type Counts, Meter, result, sh, uniqueName, until } from "../support/meter.ts";
+import {
+  CLI,
+  type Counts,
+  freePort,
+  Meter,
+  result,
+  sh,
+  uniqueName,
+  until,
+} from "../support/meter.ts";
 
 const FAST = ["--interval", "100ms"];
 /** Lines of some 8,000 bytes. */
@@ -142,7 +151,7 @@ test("a reader that takes a byte now and then gets whole lines, and holds up not
 });
 
 test("a terminal that Ctrl-S has stopped holds up nothing", async () => {
-  const address = `127.0.0.1:${20_000 + Math.floor(Math.random() * 10_000)}`;
+  const address = `127.0.0.1:${await freePort()}`;
   const agent = `exec ${process.execPath} ${CLI} ${FAST.join(" ")} --web.listen-address ${address}`;
   const terminal = spawn("script", ["-qefc", agent, "/dev/null"]);
   const ended = once(terminal, "exit");

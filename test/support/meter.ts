@@ -1,6 +1,7 @@
 import { type ChildProcess, type SpawnOptions, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { projectPath } from "./files.ts";
 
@@ -229,4 +230,15 @@ export function sample(exposition: string, series: string): number {
 /** A command name of at most 15 bytes that nobody else uses. */
 export function uniqueName(): string {
   return `ec${process.pid.toString(36)}${Date.now().toString(36)}`.slice(0, 15);
+}
+
+/** A port of 127.0.0.1 that nobody listens on. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const address = server.address();
+      const port = typeof address === "object" && address ? address.port : 0;
+      server.close(() => resolve(port));
+    });
+  });
 }

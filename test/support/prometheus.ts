@@ -1,11 +1,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { projectPath } from "./files.ts";
-import { until } from "./meter.ts";
+import { freePort, until } from "./meter.ts";
 
 const PROMETHEUS = projectPath("build/test/usr/bin/prometheus");
 
@@ -58,14 +57,4 @@ export async function withPrometheus(
     await ended;
     rmSync(directory, { recursive: true });
   }
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      const port = typeof address === "object" && address ? address.port : 0;
-      server.close(() => resolve(port));
-    });
-  });
 }
