@@ -153,7 +153,6 @@ void RestrictOthers() {
     for (const pid_t thread : Threads()) {
       if (thread == gettid()) continue;
       const std::string status = Status("self/task/" + std::to_string(thread));
-      if (status.empty() && tgkill(getpid(), thread, 0) < 0 && errno == ESRCH) continue;
       // What is effective or ambient is among these, too.
       if (none(status, "CapInh") && none(status, "CapPrm") && same(status, "Uid") &&
           same(status, "Gid") && same(status, "Groups")) {
