@@ -36,6 +36,13 @@ struct {
 	__type(value, struct failures);
 } failures SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* user space chooses */
+	__type(key, __u64);
+	__type(value, struct call);
+} calls SEC(".maps");
+
 /* What find_container() found for a cgroup. */
 struct found {
 	__u64 serial; /* of the cgroup: the kernel gives each number once */
@@ -86,74 +93,8 @@ static const char execve_key[KEY_SIZE] = KEY_EXECVE;
 static const char execveat_key[KEY_SIZE] = KEY_EXECVEAT;
 static const struct exec_key other = OTHER_KEY;
 
-/*
- * The two syscall programs return 1, which lets the event go on to whoever else
- * records this tracepoint: with 0, `perf record -e syscalls:sys_enter_execve`
- * would see nothing while the meter runs (trace_call_bpf() in the kernel).
- */
-SEC("tracepoint/syscalls/sys_enter_execve")
-int count_execve(void *ctx)
-{
-	add_one(&execve_counter, execve_key);
-	return 1;
-}
-
-SEC("tracepoint/syscalls/sys_enter_execveat")
-int count_execveat(void *ctx)
-{
-	add_one(&execve_counter, execveat_key);
-	return 1;
-}
-
-static __always_inline void add_failure(__u32 call, long result)
-{
-	unsigned long error = -result;
-	struct failures *row;
-
-	if (error == 0 || error > MAX_ERRNO)
-		return;
-	row = bpf_map_lookup_elem(&failures, &call);
-	if (row)
-		__atomic_fetch_add(&row->by_errno[error], 1, __ATOMIC_RELAXED);
-}
-
-/*
- * A call that succeeds may leave by the other tracepoint, or on some kernels by
- * none: these two count failures only.
- */
-SEC("tracepoint/syscalls/sys_exit_execve")
-int count_execve_failure(struct syscall_trace_exit *ctx)
-{
-	add_failure(CALL_EXECVE, ctx->ret);
-	return 1;
-}
-
-SEC("tracepoint/syscalls/sys_exit_execveat")
-int count_execveat_failure(struct syscall_trace_exit *ctx)
-{
-	add_failure(CALL_EXECVEAT, ctx->ret);
-	return 1;
-}
-
-/*
- * The same for every system call of the host, which the programs pick from: see
- * 32-bit callers too, need no tracefs, and are never skipped for a reader of maps.
- * Numbers from the kernel's system call tables; the 32-bit ones are those of i386
- * and arm.
- */
-#define X86_EXECVE     59
-#define X86_EXECVEAT   322
-#define I386_EXECVE    11
-#define I386_EXECVEAT  358
-#define ARM64_EXECVE   221
-#define ARM64_EXECVEAT 281
-#define ARM_EXECVE     11
-#define ARM_EXECVEAT   387
-
 #define TS_COMPAT (1 << 1)  /* x86: in thread_info.status, while a 32-bit call runs */
 #define TIF_32BIT (1 << 22) /* arm64: in thread_info.flags */
-
-#define CALL_OTHER -1
 
 /* Whether the task is in a call of a 32-bit program, whose numbers are others. */
 static __always_inline bool in_compat_call(void)
@@ -166,51 +107,212 @@ static __always_inline bool in_compat_call(void)
 	return BPF_CORE_READ(task, thread_info.flags) & TIF_32BIT;
 }
 
-static __always_inline int exec_call(long number)
+static __always_inline void add_failure(__u32 which, long result)
+{
+	/* A 32-bit program's result may not have its sign in the upper half. */
+	unsigned long error = -(long)(int)result;
+	struct failures *row = bpf_map_lookup_elem(&failures, &which);
+
+	if (error > MAX_ERRNO)
+		error = 0;
+	if (row)
+		__atomic_fetch_add(&row->by_errno[error], 1, __ATOMIC_RELAXED);
+}
+
+/* Counts a call that enters, and, where its end is to be counted, remembers it. */
+static __always_inline void begin_call(__u32 which, bool compat)
+{
+	const __u64 task = bpf_get_current_task();
+	const struct call call = {which, compat};
+	struct failures *row;
+	struct call *unended;
+
+	if (!config.no_attempts)
+		add_one(&execve_counter, which == CALL_EXECVE ? execve_key : execveat_key);
+	if (!config.failures || !bpf_map_update_elem(&calls, &task, &call, BPF_NOEXIST))
+		return;
+	unended = bpf_map_lookup_elem(&calls, &task);
+	if (unended) {
+		/* The program at its end was skipped: the result is not known. */
+		add_failure(unended->which, 0);
+		*unended = call;
+		return;
+	}
+	row = bpf_map_lookup_elem(&failures, &which);
+	if (row)
+		__atomic_fetch_add(&row->unfollowed, 1, __ATOMIC_RELAXED);
+}
+
+#define CALL_OTHER -1
+
+/* Forgets the call that the task has begun, and returns it; CALL_OTHER where there is none. */
+static __always_inline struct call end_call(void)
+{
+	const __u64 task = bpf_get_current_task();
+	struct call *begun = bpf_map_lookup_elem(&calls, &task);
+	struct call call = {CALL_OTHER, false};
+
+	if (begun) {
+		call = *begun;
+		bpf_map_delete_elem(&calls, &task);
+	}
+	return call;
+}
+
+#define SIGSEGV_BIT (1UL << (11 - 1))
+
+/*
+ * Counts a call that leaves, unless it has started a program. One that was not seen
+ * when it entered is `which`: a seccomp filter has stopped it, or it was under way when
+ * the meter started. But for one that the kernel ends with SIGSEGV, because it can neither
+ * start the new program nor go back: a 32-bit program's call may leave as a 64-bit one.
+ */
+static __always_inline void count_end(int which, long result)
+{
+	const struct task_struct *task = (const struct task_struct *)bpf_get_current_task();
+	const struct call begun = end_call();
+	struct failures *row;
+	const __u32 execveat = CALL_EXECVEAT;
+
+	if ((int)result == 0) {
+		/* A call that starts a program leaves as execve, or is forgotten by now. */
+		if (begun.which != CALL_EXECVEAT || which != CALL_EXECVEAT)
+			return;
+		row = bpf_map_lookup_elem(&failures, &execveat);
+		if (row)
+			__atomic_fetch_add(&row->checks, 1, __ATOMIC_RELAXED);
+	} else if (begun.which != CALL_OTHER) {
+		add_failure(begun.which, result);
+	} else if (which != CALL_OTHER &&
+		   !(BPF_CORE_READ(task, pending.signal.sig[0]) & SIGSEGV_BIT)) {
+		add_failure(which, result);
+	}
+}
+
+/*
+ * The syscall programs return 1, which lets the event go on to whoever else
+ * records this tracepoint: with 0, `perf record -e syscalls:sys_enter_execve`
+ * would see nothing while the meter runs (trace_call_bpf() in the kernel).
+ */
+SEC("tracepoint/syscalls/sys_enter_execve")
+int count_execve(void *ctx)
+{
+	begin_call(CALL_EXECVE, false);
+	return 1;
+}
+
+SEC("tracepoint/syscalls/sys_enter_execveat")
+int count_execveat(void *ctx)
+{
+	begin_call(CALL_EXECVEAT, false);
+	return 1;
+}
+
+SEC("tracepoint/syscalls/sys_exit_execve")
+int count_execve_failure(struct syscall_trace_exit *ctx)
+{
+	count_end(CALL_EXECVE, ctx->ret);
+	return 1;
+}
+
+SEC("tracepoint/syscalls/sys_exit_execveat")
+int count_execveat_failure(struct syscall_trace_exit *ctx)
+{
+	count_end(CALL_EXECVEAT, ctx->ret);
+	return 1;
+}
+
+/*
+ * The same for every system call of the host, which the programs pick from: see
+ * 32-bit callers too, need no tracefs, and are never skipped for a reader of maps.
+ * Numbers from the kernel's system call tables; the 32-bit ones are those of i386
+ * and arm, and of x32, which has its own among the 64-bit ones.
+ */
+#define X86_EXECVE     59
+#define X86_EXECVEAT   322
+#define I386_EXECVE    11
+#define I386_EXECVEAT  358
+#define X32_EXECVE     (0x40000000 | 520)
+#define X32_EXECVEAT   (0x40000000 | 545)
+#define ARM64_EXECVE   221
+#define ARM64_EXECVEAT 281
+#define ARM_EXECVE     11
+#define ARM_EXECVEAT   387
+
+/* The call of that number, where the task may be in a 32-bit one or in a 64-bit one. */
+static __always_inline struct call exec_call(long number)
 {
 	const bool x86 = bpf_core_field_exists(struct pt_regs___x86, orig_ax);
-	bool compat = false;
-	int call;
 
 	if (number == (x86 ? X86_EXECVE : ARM64_EXECVE))
-		call = CALL_EXECVE;
-	else if (number == (x86 ? X86_EXECVEAT : ARM64_EXECVEAT))
-		call = CALL_EXECVEAT;
-	else if (number == (x86 ? I386_EXECVE : ARM_EXECVE))
-		call = CALL_EXECVE, compat = true;
-	else if (number == (x86 ? I386_EXECVEAT : ARM_EXECVEAT))
-		call = CALL_EXECVEAT, compat = true;
-	else
-		return CALL_OTHER;
-	return in_compat_call() == compat ? call : CALL_OTHER;
+		return (struct call){CALL_EXECVE, false};
+	if (number == (x86 ? X86_EXECVEAT : ARM64_EXECVEAT))
+		return (struct call){CALL_EXECVEAT, false};
+	if (number == (x86 ? I386_EXECVE : ARM_EXECVE))
+		return (struct call){CALL_EXECVE, true};
+	if (number == (x86 ? I386_EXECVEAT : ARM_EXECVEAT))
+		return (struct call){CALL_EXECVEAT, true};
+	if (x86 && number == X32_EXECVE)
+		return (struct call){CALL_EXECVE, false};
+	if (x86 && number == X32_EXECVEAT)
+		return (struct call){CALL_EXECVEAT, false};
+	return (struct call){CALL_OTHER, false};
 }
 
 SEC("tp_btf/sys_enter")
 int BPF_PROG(count_attempts, struct pt_regs *regs, long number)
 {
-	const int call = exec_call(number);
+	const struct call call = exec_call(number);
 
-	if (call == CALL_EXECVE)
-		add_one(&execve_counter, execve_key);
-	else if (call == CALL_EXECVEAT)
-		add_one(&execve_counter, execveat_key);
+	if (call.which != CALL_OTHER && call.compat == in_compat_call())
+		begin_call(call.which, call.compat);
 	return 0;
 }
 
 SEC("tp_btf/sys_exit")
 int BPF_PROG(count_failures, struct pt_regs *regs, long result)
 {
-	int number, call;
+	struct call call;
+	int number;
 
-	if (result >= 0)
+	if ((int)result > 0)
 		return 0;
 	if (bpf_core_field_exists(struct pt_regs___x86, orig_ax))
 		number = ((struct pt_regs___x86 *)regs)->orig_ax;
 	else
 		number = ((struct pt_regs___arm64 *)regs)->syscallno;
 	call = exec_call(number);
-	if (call != CALL_OTHER)
-		add_failure(call, result);
+	/* The new program may be a 32-bit one where the old one was none, and the other way. */
+	if (call.which != CALL_OTHER)
+		count_end(call.compat == in_compat_call() ? call.which : CALL_OTHER, result);
+	return 0;
+}
+
+/* The result of the call in which the task ends; 0 before Linux 5.15. */
+static __always_inline long final_result(struct task_struct *task)
+{
+	void *regs;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id___new, BPF_FUNC_task_pt_regs___new))
+		return 0;
+	regs = (void *)bpf_task_pt_regs(task);
+	if (bpf_core_field_exists(struct pt_regs___x86, ax))
+		return ((struct pt_regs___x86 *)regs)->ax;
+	return ((struct pt_regs___arm64 *)regs)->regs[0];
+}
+
+/*
+ * Counts a call whose end nobody saw: the tracepoints do not show one of a 64-bit program that
+ * fails when the kernel has taken over the format of a 32-bit one. That ends the task.
+ */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(count_killed, struct task_struct *task)
+{
+	const struct call begun = end_call();
+
+	if (begun.which != CALL_OTHER)
+		add_failure(begun.which,
+			    !begun.compat && in_compat_call() ? final_result(task) : 0);
 	return 0;
 }
 
@@ -398,6 +500,8 @@ int BPF_PROG(count_exec, struct task_struct *task)
 	watched.words[2] = command[1] >> 24;
 	add_one(&execve_counter, &watched);
 	add_exec(&key);
+	if (config.failures)
+		end_call();
 	return 0;
 }
 
@@ -423,4 +527,5 @@ ENTER(count_execve_failure, "tracepoint/syscalls/sys_exit_execve", 1)
 ENTER(count_execveat_failure, "tracepoint/syscalls/sys_exit_execveat", 1)
 ENTER(count_attempts, "tp_btf/sys_enter", 0)
 ENTER(count_failures, "tp_btf/sys_exit", 0)
+ENTER(count_killed, "tp_btf/sched_process_exit", 0)
 ENTER(count_exec, "tp_btf/sched_process_exec", 0)

@@ -80,12 +80,15 @@ struct config {
 	 * is in a version 1 hierarchy; else those of the unified hierarchy. bool.
 	 */
 	unsigned char cgroup_v1;
+	/* Whether calls are followed to their ends, in `calls`, and counted there; bool. */
+	unsigned char failures;
+	/* Whether calls are not counted where they enter, though they may be followed; bool. */
+	unsigned char no_attempts;
 };
 
 /*
  * Map `failures`: an array of two struct failures, CALL_EXECVE and
- * CALL_EXECVEAT: calls that returned an error, by errno. Some never reach a
- * program, like ERESTARTNOINTR (513).
+ * CALL_EXECVEAT: how calls ended that started no program.
  */
 #define FAILURES_MAP  "failures"
 #define CALL_EXECVE   0
@@ -93,7 +96,34 @@ struct config {
 #define MAX_ERRNO     4095
 
 struct failures {
+	/*
+	 * Calls that returned an error. Some never reach a program, like
+	 * ERESTARTNOINTR (513). At 0 those whose result was not seen.
+	 */
 	unsigned long long by_errno[MAX_ERRNO + 1];
+	/* Calls of execveat(2) with AT_EXECVE_CHECK that returned 0. */
+	unsigned long long checks;
+	/* Calls for which there was no room in `calls`. */
+	unsigned long long unfollowed;
+};
+
+/*
+ * Map `calls`: a hash of the calls under way.
+ *
+ *   key    __u64: the address of the task, which is the same at both ends of a
+ *          call, though the thread has another number afterwards where it was not
+ *          the leader (de_thread() in the kernel)
+ *   value  struct call
+ *
+ * What a call was is known at its entry only: once the kernel has taken over the
+ * new program's format, it pretends that the call was an execve of such a program.
+ */
+#define CALLS_MAP "calls"
+#define MAX_CALLS 8192
+
+struct call {
+	unsigned int which;  /* CALL_EXECVE or CALL_EXECVEAT */
+	unsigned int compat; /* by a 32-bit program; bool */
 };
 
 /*
@@ -105,7 +135,7 @@ struct failures {
  * Pinned below PIN_VERSION, which changes with anything above, are the maps by their
  * names, enter_<program>, and link_<program>.
  */
-#define PIN_VERSION "v1"
+#define PIN_VERSION "v2"
 
 /* Map `state`: an array of one struct state, written before anything is attached. */
 #define STATE_MAP "state"

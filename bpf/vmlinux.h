@@ -62,14 +62,24 @@ struct thread_info {
 };
 
 struct pt_regs___x86 {
+	unsigned long ax;
 	unsigned long orig_ax;
 };
 
 struct pt_regs___arm64 {
+	__u64 regs[1];
 	int syscallno;
 };
 
 struct pt_regs;
+
+typedef struct {
+	unsigned long sig[1];
+} sigset_t;
+
+struct sigpending {
+	sigset_t signal;
+};
 
 struct task_struct {
 	struct thread_info thread_info;
@@ -77,6 +87,12 @@ struct task_struct {
 	struct css_set *cgroups;
 	const struct cred *cred;
 	struct pid *thread_pid;
+	struct sigpending pending;
+};
+
+/* Of enum bpf_func_id, which the headers that this is built with may not have. */
+enum bpf_func_id___new {
+	BPF_FUNC_task_pt_regs___new = 175,
 };
 
 /*

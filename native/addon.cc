@@ -35,6 +35,7 @@ namespace {
 
 using execve_counter::Account;
 using execve_counter::Failure;
+using execve_counter::Failures;
 using execve_counter::LogLevel;
 using execve_counter::Plan;
 using execve_counter::Session;
@@ -185,10 +186,9 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   // What load() and flags() call the fields of struct config.
   static const std::map<std::string, unsigned char config::*>& Fields() {
     static const std::map<std::string, unsigned char config::*> fields = {
-        {"command", &config::command},
-        {"user", &config::user},
-        {"container", &config::container},
-        {"cgroup_v1", &config::cgroup_v1},
+        {"command", &config::command},     {"user", &config::user},
+        {"container", &config::container}, {"cgroup_v1", &config::cgroup_v1},
+        {"failures", &config::failures},   {"no_attempts", &config::no_attempts},
     };
     return fields;
   }
@@ -247,7 +247,9 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
       for (const std::string& name : StringsArgument(info, 1, "flags")) {
         const auto flag = Fields().find(name);
         if (flag == Fields().end()) {
-          throw Napi::TypeError::New(env, "flags must be of command, user, container, cgroup_v1");
+          throw Napi::TypeError::New(env,
+                                     "flags must be of command, user, container, cgroup_v1, "
+                                     "failures, no_attempts");
         }
         plan.keys.*(flag->second) = true;
       }
@@ -397,17 +399,22 @@ class SessionWrap : public Napi::ObjectWrap<SessionWrap> {
   Napi::Value ReadFailures(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     Session& session = Get(env, Needs::kTables);
-    Napi::Array failures = Napi::Array::New(env);
+    Napi::Object all = Napi::Object::New(env);
     Call(env, [&] {
-      for (const auto& failed : session.ReadFailures()) {
+      const Failures failures = session.ReadFailures();
+      Napi::Array failed = Napi::Array::New(env);
+      for (const auto& calls : failures.failed) {
         Napi::Array row = Napi::Array::New(env, 3);
-        row[0u] = failed.syscall;
-        row[1u] = failed.error;
-        row[2u] = Napi::BigInt::New(env, failed.count);
-        failures[failures.Length()] = row;
+        row[0u] = calls.syscall;
+        row[1u] = calls.error;
+        row[2u] = Napi::BigInt::New(env, calls.count);
+        failed[failed.Length()] = row;
       }
+      all["failed"] = failed;
+      all["checks"] = Napi::BigInt::New(env, failures.checks);
+      all["unfollowed"] = Napi::BigInt::New(env, failures.unfollowed);
     });
-    return failures;
+    return all;
   }
 
   Napi::Value Programs(const Napi::CallbackInfo& info) {

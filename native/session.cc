@@ -267,6 +267,7 @@ void Session::Load(const Plan& plan) {
 
   int error = bpf_map__set_initial_value(Map(CONFIG_MAP), &plan.keys, sizeof(plan.keys));
   if (!error) error = bpf_map__set_max_entries(Map(EXECS_MAP), plan.rows);
+  if (!error && plan.keys.failures) error = bpf_map__set_max_entries(Map(CALLS_MAP), MAX_CALLS);
   if (error) throw Failure("load", -error);
   if (plan.adopt) {
     for (const std::string& name : PinnedMaps()) ReuseMap(Map(name));
@@ -296,7 +297,7 @@ void Session::Load(const Plan& plan) {
 }
 
 std::vector<std::string> Session::PinnedMaps() {
-  std::vector<std::string> names = {COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, STATE_MAP};
+  std::vector<std::string> names = {COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP};
   for (const std::string& program : plan_.programs) names.push_back(kNext + program);
   return names;
 }
@@ -664,20 +665,23 @@ std::vector<Exec> Session::ReadExecs() {
   return execs;
 }
 
-std::vector<FailedCalls> Session::ReadFailures() {
-  std::vector<FailedCalls> failed;
-  if (failures_fd_ < 0) return failed;  // of a Session that does not count them
+Failures Session::ReadFailures() {
+  Failures all;
+  if (failures_fd_ < 0) return all;  // of a Session that does not count them
   auto row = std::make_unique<failures>();
   for (uint32_t call : {CALL_EXECVE, CALL_EXECVEAT}) {
     if (bpf_map_lookup_elem(failures_fd_, &call, row.get()) < 0) {
       throw Failure("read", errno);
     }
-    for (uint32_t error = 1; error <= MAX_ERRNO; error++) {
+    for (uint32_t error = 0; error <= MAX_ERRNO; error++) {
       if (!row->by_errno[error]) continue;
-      failed.push_back({call == CALL_EXECVE ? "execve" : "execveat", error, row->by_errno[error]});
+      all.failed.push_back(
+          {call == CALL_EXECVE ? "execve" : "execveat", error, row->by_errno[error]});
     }
+    all.checks += row->checks;
+    all.unfollowed += row->unfollowed;
   }
-  return failed;
+  return all;
 }
 
 std::vector<ProgramInfo> Session::Programs() {

@@ -89,10 +89,10 @@ struct MapInfo {
   uint32_t capacity;
 };
 
-// What to load, and what `execs` is keyed by; see struct config in execve_counter.h.
+// What to load, and how it counts; see struct config in execve_counter.h.
 struct Plan {
   std::vector<std::string> programs;
-  config keys{};      // which fields of exec_key to fill
+  config keys{};      // which fields of exec_key to fill, and whether calls are followed
   uint32_t rows = 2;  // that `execs` has room for, OTHER_KEY included; at least 2
   // A directory in bpffs to pin everything in, so that it outlives the process.
   std::string pins;
@@ -109,8 +109,15 @@ struct Exec {
 
 struct FailedCalls {
   const char* syscall;  // "execve", "execveat"
-  uint32_t error;       // a positive errno
+  uint32_t error;       // a positive errno; 0 where it is not known
   uint64_t count;
+};
+
+// How calls ended that started no program; see struct failures in execve_counter.h.
+struct Failures {
+  std::vector<FailedCalls> failed;  // where there were any
+  uint64_t checks = 0;
+  uint64_t unfollowed = 0;
 };
 
 class Session {
@@ -185,15 +192,14 @@ class Session {
   std::vector<std::pair<std::string, uint64_t>> ReadCounters();
   // All rows of `execs`, OTHER_KEY's among them, likewise.
   std::vector<Exec> ReadExecs();
-  // Failed calls, by system call and errno, where there were any.
-  std::vector<FailedCalls> ReadFailures();
+  Failures ReadFailures();
 
   // The loaded programs, and the maps, in the object's order; of a Session that is followed,
   // the programs that count, and the maps that they count in.
   std::vector<ProgramInfo> Programs();
   std::vector<MapInfo> Maps();
 
-  // What `execs` is keyed by.
+  // What `execs` is keyed by, and whether calls are followed.
   const config& Keys() const { return plan_.keys; }
 
   static std::string LibbpfVersion();

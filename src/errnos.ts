@@ -4,6 +4,7 @@ import { constants } from "node:os";
 // Node.js lists what POSIX has. ELIBBAD is Linux's own; the others never reach a
 // program: a signal came, and the call is made again (linux/errno.h).
 const NAMES = new Map<number, string>([
+  [0, "unknown"],
   [80, "ELIBBAD"],
   [512, "ERESTARTSYS"],
   [513, "ERESTARTNOINTR"],
@@ -14,7 +15,7 @@ for (const [name, number] of Object.entries(constants.errno)) {
   if (!NAMES.has(number)) NAMES.set(number, name);
 }
 
-/** The name of a positive errno, or its digits where it has none. */
+/** The name of a positive errno, or its digits where it has none; "unknown" of 0. */
 export function errnoName(errno: number): string {
   return NAMES.get(errno) ?? `${errno}`;
 }

@@ -41,8 +41,9 @@ export interface MapInfo {
  */
 export interface Session {
   /**
-   * @param flags the labels to break execs down by, and "cgroup_v1" where the
-   *   containers' cgroups are those of the pids controller
+   * @param flags the labels to break execs down by; "cgroup_v1" where the containers'
+   *   cgroups are those of the pids controller; "failures" where calls are followed to their
+   *   ends; "no_attempts" where they are not counted where they enter
    * @param rows that the table of execs has room for; 2 by default
    * @param pins the directory in bpffs to pin everything in; undefined for none
    * @param adopt what is pinned there, rather than to pin anew
@@ -86,8 +87,15 @@ export interface Execs {
   counts: BigUint64Array;
 }
 
-/** Failed calls; those that never happened are left out. */
-export type Failures = [syscall: "execve" | "execveat", errno: number, count: bigint][];
+/** How calls ended that started no program. */
+export interface Failures {
+  /** Failed calls; those that never happened are left out. An errno of 0 is not known. */
+  failed: [syscall: "execve" | "execveat", errno: number, count: bigint][];
+  /** Calls of execveat with AT_EXECVE_CHECK that returned 0. */
+  checks: bigint;
+  /** Calls that there was no room to follow. */
+  unfollowed: bigint;
+}
 
 /** What a Session throws: what was being done, and a positive errno. */
 interface NativeError extends Error {
@@ -300,13 +308,13 @@ export function openRunningMeter(mapId: number, log: (line: string) => void): Ru
     const flags = session.flags();
     let programs = programsOf(session);
     let ended = false;
-    const first = (kind: "attempts" | "failures") =>
-      Object.values(PROGRAMS)
-        .map((hook) => hook[kind][0])
-        .find((name) => programs.some((program) => program.name === name));
+    const attempts = Object.values(PROGRAMS)
+      .map((hook) => hook.attempts[0])
+      .find((name) => programs.some((program) => program.name === name));
+    const counted = flags.includes("no_attempts") ? undefined : attempts;
     const by = LABELS.filter((label) => flags.includes(label));
     return {
-      ...reading(session, addon, by, first("failures") !== undefined, first("attempts")),
+      ...reading(session, addon, by, flags.includes("failures"), counted),
       startTime: new Date(session.begin(Date.now())),
       get ended() {
         return ended;
@@ -392,8 +400,8 @@ type Hook = keyof typeof PROGRAMS;
 /** The programs that these flags ask for. */
 function programsFor(hook: Hook, { attempts, failures }: KernelOptions): string[] {
   return [
-    ...(attempts === "off" ? [] : PROGRAMS[hook].attempts),
-    ...(failures ? PROGRAMS[hook].failures : []),
+    ...(attempts === "off" && !failures ? [] : PROGRAMS[hook].attempts),
+    ...(failures ? [...PROGRAMS[hook].failures, "count_killed"] : []),
     "count_exec",
   ];
 }
@@ -423,7 +431,12 @@ function start(
   const programs = programsFor(hook, options);
   // Without labels there is one row, besides the one for what finds no room.
   const rows = by.length > 0 ? options.maxSeries : 2;
-  const flags = [...by, ...(containersInVersion1() ? ["cgroup_v1"] : [])];
+  const flags = [
+    ...by,
+    ...(containersInVersion1() ? ["cgroup_v1"] : []),
+    ...(failures ? ["failures"] : []),
+    ...(attempts ? [] : ["no_attempts"]),
+  ];
   let startTime: Date;
   try {
     if (pins?.adopt) requireSame(pins, addon.pinned(pins.path), programs, flags, rows, options);
@@ -438,7 +451,8 @@ function start(
     ]) {
       session.insert(key);
     }
-    for (const program of programs) session.attach(program);
+    // Where calls end before where they begin: so no call is followed whose end is not seen.
+    for (const program of programs.toReversed()) session.attach(program);
     pins?.commit();
   } catch (error) {
     pins?.discard();
@@ -478,10 +492,8 @@ function requireSame(
     const hook = Object.entries(PROGRAMS).find(([, { attempts }]) => names.includes(attempts[0]));
     const labels = LABELS.filter((label) => keys.includes(label)).join();
     return [
-      `--attempts ${hook?.[0] ?? "off"}`,
-      names.some((name) => name.endsWith("failure") || name.endsWith("failures"))
-        ? "--failures"
-        : "no --failures",
+      `--attempts ${(!keys.includes("no_attempts") && hook?.[0]) || "off"}`,
+      keys.includes("failures") ? "--failures" : "no --failures",
       labels ? `--by ${labels}` : "no --by",
       // Without labels there is no choice.
       labels && by.length > 0 ? `--max-series ${rows}` : "",

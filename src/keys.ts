@@ -6,9 +6,10 @@
 export const COUNTERS_MAP = "execve_counter";
 export const EXECS_MAP = "execs";
 export const FAILURES_MAP = "failures";
+export const CALLS_MAP = "calls";
 export const STATE_MAP = "state";
 /** The name of the directory with pins of this kind. */
-export const PIN_VERSION = "v1";
+export const PIN_VERSION = "v2";
 export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";

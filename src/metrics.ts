@@ -65,6 +65,18 @@ const FAMILIES: readonly Family[] = [
       ),
   },
   {
+    name: "execve_counter_checks_total",
+    type: "counter",
+    help: "Calls of execveat that only asked whether they might (AT_EXECVE_CHECK), and might.",
+    samples: ({ checks }) => (checks === undefined ? [] : [[{}, checks]]),
+  },
+  {
+    name: "execve_counter_unfollowed_total",
+    type: "counter",
+    help: "Calls that there was no room to follow: a failure of theirs may be the other call's.",
+    samples: ({ unfollowed }) => (unfollowed === undefined ? [] : [[{}, unfollowed]]),
+  },
+  {
     name: "execve_counter_watched_total",
     type: "counter",
     help: "Programs started under a watched command name.",

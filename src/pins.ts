@@ -2,7 +2,7 @@
  * The directory in bpffs where a meter is pinned, so that it counts on while no agent
  * runs. What is in it has its final name only while it is complete:
  *
- *   <directory>/v1           what PIN_VERSION in bpf/execve_counter.h lists
+ *   <directory>/v2           what PIN_VERSION in bpf/execve_counter.h lists
  *   <directory>/unfinished   the same, on its way there or away
  *
  * Who has the lock on the directory is alone in it: what is unfinished then is left over.
@@ -30,14 +30,21 @@ import {
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { ExitCode, MORE_FILES, readOnly, UserError, unpinIt } from "./errors.ts";
-import { COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, PIN_VERSION, STATE_MAP } from "./keys.ts";
+import {
+  CALLS_MAP,
+  COUNTERS_MAP,
+  EXECS_MAP,
+  FAILURES_MAP,
+  PIN_VERSION,
+  STATE_MAP,
+} from "./keys.ts";
 
 const BPFFS = "/sys/fs/bpf";
 const BPFFS_MAGIC = 0xcafe4a11;
 /** Else everybody may write to it. */
 const MOUNT = "mount -t bpf -o mode=700 bpf";
 const UNFINISHED = "unfinished";
-const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, STATE_MAP];
+const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
 const OURS = /^(?:enter|next|link)_(count_\w+)$/;
 
 /** What this needs of the addon. */

@@ -50,6 +50,8 @@ export function read(kernel: Meter): Snapshot {
     execsBy:
       kernel.by.length > 0 ? breakdown(execs, skipped, kernel) : [{ labels: {}, count: total }],
     failures: failures && byErrno(failures),
+    checks: failures?.checks,
+    unfollowed: failures?.unfollowed,
     watched: watchedCounts(counters),
     programs,
     tables: [
@@ -98,9 +100,9 @@ function breakdown(execs: Execs, skipped: bigint, kernel: Meter): ExecsRow[] {
 }
 
 /** With 0 for each error that the manual names, so that a first one is a step from 0. */
-function byErrno(failures: Failures): FailureCounts {
+function byErrno({ failed }: Failures): FailureCounts {
   const none = () => new Map<string, bigint>(EXPECTED.map((name) => [name, 0n]));
   const counts = { execve: none(), execveat: none() };
-  for (const [syscall, errno, count] of failures) counts[syscall].set(errnoName(errno), count);
+  for (const [syscall, errno, count] of failed) counts[syscall].set(errnoName(errno), count);
   return counts;
 }

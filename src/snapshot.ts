@@ -57,6 +57,10 @@ export interface Snapshot {
   execsBy: readonly ExecsRow[];
   /** Undefined without --failures. */
   failures: FailureCounts | undefined;
+  /** Calls that only asked whether they might, and might; undefined without --failures. */
+  checks: bigint | undefined;
+  /** Calls that there was no room to follow to their ends; undefined without --failures. */
+  unfollowed: bigint | undefined;
   /** Programs started, by watched command name. */
   watched: ReadonlyMap<string, bigint>;
   programs: readonly ProgramStats[];
@@ -179,14 +183,15 @@ const SHORT: Record<string, string> = {
   count_execve: "calls of execve are short by as many",
   count_execveat: "calls of execveat are short by as many",
   count_attempts: "calls are short by up to as many",
-  count_execve_failure: "failed calls of execve are short by up to as many",
-  count_execveat_failure: "failed calls of execveat are short by up to as many",
-  count_failures: "failed calls are short by up to as many",
+  count_execve_failure: "up to as many failed calls of execve have an unknown errno",
+  count_execveat_failure: "up to as many failed calls of execveat have an unknown errno",
+  count_failures: "up to as many failed calls have an unknown errno",
+  count_killed: "failed calls of tasks that ended are short by up to as many",
   count_exec: `programs started are ${OTHER} instead of who they were, and not among the watched`,
 };
 
 /** What the numbers have against them, in sentences; nothing where they are exact. */
-export function doubts({ programs, by, tables }: Snapshot): string[] {
+export function doubts({ programs, by, tables, unfollowed }: Snapshot): string[] {
   const table = tables.find(({ name }) => name === EXECS_MAP);
   const full = by.length > 0 && table && table.entries >= table.capacity;
   return [
@@ -196,6 +201,9 @@ export function doubts({ programs, by, tables }: Snapshot): string[] {
     ...programs
       .filter(({ misses }) => misses)
       .map(({ name, misses }) => `The kernel skipped ${misses} runs of ${name}: ${SHORT[name]}.`),
+    ...(unfollowed
+      ? [`${unfollowed} calls could not be followed: their failures may be the other call's.`]
+      : []),
     ...(full
       ? [`The table is full: what has no row of its own counts as ${OTHER} (--max-series).`]
       : []),
@@ -219,6 +227,8 @@ export function toPlain(snapshot: Snapshot) {
       execve: nonzero(snapshot.failures.execve),
       execveat: nonzero(snapshot.failures.execveat),
     },
+    checks: snapshot.checks,
+    unfollowed: snapshot.unfollowed,
     watched: Object.fromEntries(snapshot.watched),
   };
 }

@@ -31,8 +31,9 @@ test("the BPF object holds no path and no debug information of the machine that 
 
 test("the adds are atomic, by the instruction that every supported kernel knows", () => {
   const { stdout } = result("llvm-objdump", ["--disassemble", projectPath(OBJECT)]);
-  // Attempts and failures by either hook, a row of execs and a watched name.
-  expect(stdout.match(/lock \*\(u64 \*\)\(r\d \+ (?:0x)?0\) \+= r\d/g)).toHaveLength(8);
+  // At least attempts and failures by either hook, a row of execs and a watched name.
+  const adds = stdout.match(/lock \*\(u64 \*\)\(r\d \+ (?:0x)?0\) \+= r\d/g) ?? [];
+  expect(adds.length).toBeGreaterThanOrEqual(8);
   // BPF_FETCH needs Linux 5.12.
   expect(stdout).not.toContain("atomic_fetch");
 });

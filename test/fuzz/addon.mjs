@@ -13,9 +13,9 @@ const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.met
 const OBJECT = path("dist/execve_counter.bpf.o");
 const PROGRAMS = [
   ...["count_execve", "count_execveat", "count_execve_failure", "count_execveat_failure"],
-  ...["count_attempts", "count_failures", "count_exec"],
+  ...["count_attempts", "count_failures", "count_killed", "count_exec"],
 ];
-const FLAGS = ["command", "user", "container", "cgroup_v1"];
+const FLAGS = ["command", "user", "container", "cgroup_v1", "failures", "no_attempts"];
 const PINS = `pins/${threadId}`;
 const U64 = 2n ** 64n;
 const { E2BIG } = constants.errno;
@@ -147,7 +147,9 @@ const METHODS = {
   },
   readFailures: {
     needs: "tables",
-    right: (rows) => rows.every(([call, errno, n]) => isText(call) && errno > 0 && isU64(n)),
+    right: ({ failed, checks, unfollowed }) =>
+      failed.every(([call, errno, n]) => isText(call) && isU32(errno) && isU64(n)) &&
+      [checks, unfollowed].every(isU64),
   },
   programs: {
     needs: "tables",

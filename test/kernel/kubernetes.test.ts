@@ -173,7 +173,7 @@ test("with the table full it stays within its memory", async () => {
   const one = hex(Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
   const row = () => {
     const key = Buffer.concat([Buffer.alloc(16), randomBytes(32), Buffer.alloc(4)]);
-    return `map update pinned ${join(pins, "v1/execs")} key hex${hex(key)} value hex${one}`;
+    return `map update pinned ${join(pins, "v2/execs")} key hex${hex(key)} value hex${one}`;
   };
   const batch = join(runc.directory, "batch");
   writeFileSync(batch, Array.from({ length: rows - taken }, row).join("\n"));

@@ -278,7 +278,7 @@ describe("beside a running meter", () => {
       expect(text).not.toMatch(/ended|cannot/);
       // What is in a slot no more does not count, and is not shown as if it did.
       pinned = await Meter.start(flags);
-      const slot = ["pinned", `${pins}/v1/next_count_exec`, "key", "0", "0", "0", "0"];
+      const slot = ["pinned", `${pins}/v2/next_count_exec`, "key", "0", "0", "0", "0"];
       sh(BPFTOOL, ["map", "delete", ...slot]);
       await until("a failed read", () => /cannot read the counters: .*slot count_exec/.test(text));
       await pinned.stop();

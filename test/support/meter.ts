@@ -140,6 +140,8 @@ export interface Counts {
   execs: number;
   execs_by?: { command?: string; user?: string; container?: string; execs: number }[];
   failures?: Record<"execve" | "execveat", Record<string, number>>;
+  checks?: number;
+  unfollowed?: number;
   watched: Record<string, number>;
 }
 

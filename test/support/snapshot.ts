@@ -5,6 +5,7 @@ const PROGRAMS = [
   ["count_execveat", "tracepoint/syscalls/sys_enter_execveat"],
   ["count_execve_failure", "tracepoint/syscalls/sys_exit_execve"],
   ["count_execveat_failure", "tracepoint/syscalls/sys_exit_execveat"],
+  ["count_killed", "tp_btf/sched_process_exit"],
   ["count_exec", "tp_btf/sched_process_exec"],
 ] as const;
 
@@ -33,6 +34,8 @@ export function snapshot(changes: Partial<Snapshot> = {}): Snapshot {
       ]),
       execveat: new Map([["ENOENT", 1n]]),
     },
+    checks: 2n,
+    unfollowed: 0n,
     watched: new Map([["nc", 3n]]),
     programs: PROGRAMS.map(([name, hook], i) => ({
       name,

@@ -9,6 +9,12 @@
  *                                       the same with execveat(2)
  *   storm int80 <threads> <calls>       the same with execve(2) as a 32-bit program
  *                                       calls it (x86-64 only)
+ *   storm x32 <threads> <calls>         the same as an x32 program calls it, also where
+ *                                       the kernel knows no such program (x86-64 only)
+ *   storm x32at <threads> <calls>       the same with execveat(2)
+ *   storm check <threads> <calls> <path>
+ *                                       calls of execveat(2) with AT_EXECVE_CHECK that
+ *                                       succeed
  *   storm getppid <threads> <calls>     a system call that has nothing to do with exec
  *   storm munmap <threads> <calls>      the same, by the number that execve has in
  *                                       32-bit programs on x86
@@ -20,7 +26,12 @@
  *   storm spawnfd <threads> <runs> <program>...
  *                                       the same by file descriptor (execveat)
  *   storm spawn32 1 <runs> <program>... the same as a 32-bit program starts it
- *   storm thread 1 1 <program>          becomes the program, by a call of a thread
+ *   storm spawn32fd 1 <runs> <program>...
+ *                                       the same by file descriptor
+ *   storm killed[fd|32|32fd] <threads> <runs> <program>...
+ *                                       like spawn, of programs that cannot be put in
+ *                                       the place of the old one: SIGSEGV ends each
+ *   storm thread[fd] 1 1 <program>      becomes the program, by a call of a thread
  *                                       other than the first
  *
  * Prints the nanoseconds from the first call to the last.
@@ -29,20 +40,25 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 static const char *mode;
+static const char *how = ""; /* of spawn and killed: what comes after that */
+static int expected;         /* the status that each program has to end with */
 static long calls;
 static uid_t uid;
 static char **programs;
 static const char *path = "/nonexistent";
+#define CHECK 0x10000 /* AT_EXECVE_CHECK, since Linux 6.14 */
 static pthread_barrier_t start;
 
 static void die(const char *what)
@@ -52,10 +68,11 @@ static void die(const char *what)
 }
 
 /*
- * Calls execve(2) as a 32-bit program does: by int $0x80, where 11 is execve and
- * pointers have 32 bits. Returns only when the call fails.
+ * Calls execve(2), or with a file descriptor execveat(2), as a 32-bit program does: by
+ * int $0x80, where these are 11 and 358 and pointers have 32 bits. Returns only when the
+ * call fails.
  */
-static void execve_int80(const char *path)
+static void exec_int80(const char *path, int fd)
 {
 #ifdef __x86_64__
 	static char *low;
@@ -72,13 +89,20 @@ static void execve_int80(const char *path)
 	vector = (unsigned int *)low;
 	vector[0] = (unsigned long)(low + 16);
 	strcpy(low + 16, path);
-	asm volatile("int $0x80"
-		     : "=a"(result)
-		     : "a"(11), "b"(low + 16), "c"(vector), "d"(vector + 1)
-		     : "memory", "r8", "r9", "r10", "r11");
+	if (fd < 0)
+		asm volatile("int $0x80"
+			     : "=a"(result)
+			     : "a"(11), "b"(low + 16), "c"(vector), "d"(vector + 1)
+			     : "memory", "r8", "r9", "r10", "r11");
+	else
+		asm volatile("int $0x80"
+			     : "=a"(result)
+			     : "a"(358), "b"((long)fd), "c"(low + 16), "d"(vector), "S"(vector + 1),
+			       "D"((long)AT_EMPTY_PATH)
+			     : "memory", "r8", "r9", "r10", "r11");
 	errno = -result;
 #else
-	(void)path;
+	(void)path, (void)fd;
 	errno = ENOSYS;
 #endif
 }
@@ -88,9 +112,11 @@ static void become(char *program, long number)
 	char *const none[] = {NULL};
 	char *const argv[] = {program, NULL};
 
-	if (strcmp(mode, "spawn32") == 0) {
-		execve_int80(program);
-	} else if (strcmp(mode, "spawnfd") == 0) {
+	if (strcmp(how, "32") == 0) {
+		exec_int80(program, -1);
+	} else if (strcmp(how, "32fd") == 0) {
+		exec_int80("", open(program, O_PATH | O_CLOEXEC));
+	} else if (strcmp(how, "fd") == 0) {
 		int fd = open(program, O_PATH | O_CLOEXEC);
 
 		syscall(SYS_execveat, fd, "", argv, none, AT_EMPTY_PATH);
@@ -112,7 +138,7 @@ static void spawn(char *program, long number)
 		become(program, number);
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
 		die("spawn");
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+	if ((status & ~WCOREFLAG) != expected) {
 		fprintf(stderr, "%s: status %x\n", program, status);
 		exit(1);
 	}
@@ -128,14 +154,28 @@ static void one_call(long number)
 	} else if (strcmp(mode, "execveat") == 0) {
 		syscall(SYS_execveat, AT_FDCWD, path, none, none, 0);
 	} else if (strcmp(mode, "int80") == 0) {
-		execve_int80(nonexistent);
+		exec_int80(nonexistent, -1);
+#ifdef __x86_64__
+	} else if (strcmp(mode, "x32") == 0) {
+		syscall(0x40000000 | 520, nonexistent, none, none);
+		if (errno == ENOSYS)
+			return;
+	} else if (strcmp(mode, "x32at") == 0) {
+		syscall(0x40000000 | 545, AT_FDCWD, nonexistent, none, none, 0);
+		if (errno == ENOSYS)
+			return;
+#endif
+	} else if (strcmp(mode, "check") == 0) {
+		if (syscall(SYS_execveat, AT_FDCWD, programs[0], none, none, CHECK))
+			die(programs[0]);
+		return;
 	} else if (strcmp(mode, "getppid") == 0) {
 		syscall(SYS_getppid);
 		return;
 	} else if (strcmp(mode, "munmap") == 0) {
 		munmap(NULL, 4096);
 		return;
-	} else if (strcmp(mode, "thread") == 0) {
+	} else if (strncmp(mode, "thread", 6) == 0) {
 		become(programs[0], number);
 	} else {
 		for (char **program = programs; *program; program++)
@@ -163,8 +203,8 @@ int main(int argc, char **argv)
 	if (argc < 4) {
 		fprintf(stderr,
 			"usage: %s "
-			"execve|execveat|int80|getppid|munmap|spawn|spawnas|spawnfd|spawn32|"
-			"thread threads calls [uid] [path|program...]\n",
+			"execve|execveat|int80|x32|x32at|check|getppid|munmap|spawn[as|fd|32|32fd]|"
+			"killed[fd|32|32fd]|thread[fd] threads calls [uid] [path|program...]\n",
 			argv[0]);
 		return 2;
 	}
@@ -172,7 +212,17 @@ int main(int argc, char **argv)
 	threads = atol(argv[2]);
 	calls = atol(argv[3]);
 	programs = argv + 4;
-	if (strcmp(mode, "spawnas") == 0 && argc > 5)
+	if (strncmp(mode, "spawn", 5) == 0)
+		how = mode + 5;
+	if (strncmp(mode, "killed", 6) == 0) {
+		how = mode + 6;
+		expected = SIGSEGV;
+	}
+	if (strncmp(mode, "thread", 6) == 0)
+		how = mode + 6;
+	/* No core, and no program that the kernel would pipe it to: 1 says so. */
+	setrlimit(RLIMIT_CORE, &(struct rlimit){1, 1});
+	if (strcmp(how, "as") == 0 && argc > 5)
 		uid = atol(*programs++);
 	if (strncmp(mode, "execve", 6) == 0 && argc > 4)
 		path = argv[4];
