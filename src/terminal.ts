@@ -1,6 +1,5 @@
 /** The whole terminal, for as long as it is taken, and as it was found afterwards. */
 import { readFileSync, writeSync } from "node:fs";
-import { homedir } from "node:os";
 import { join } from "node:path";
 import { emitKeypressEvents, type Interface } from "node:readline";
 import { isatty } from "node:tty";
@@ -39,9 +38,9 @@ export function styleOf(env: NodeJS.ProcessEnv): { color: boolean; unicode: bool
 }
 
 /** How many colours terminfo says that there are; undefined where it says nothing; see term(5). */
-function colorsOf({ TERM = "", TERMINFO, TERMINFO_DIRS = "" }: NodeJS.ProcessEnv) {
+function colorsOf({ TERM = "", TERMINFO, HOME, TERMINFO_DIRS = "" }: NodeJS.ProcessEnv) {
   const directories = [
-    ...[TERMINFO, join(homedir(), ".terminfo"), ...TERMINFO_DIRS.split(":")],
+    ...[TERMINFO, HOME && join(HOME, ".terminfo"), ...TERMINFO_DIRS.split(":")],
     ...["/etc/terminfo", "/lib/terminfo", "/usr/share/terminfo"],
   ];
   for (const directory of directories) {

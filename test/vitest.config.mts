@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
-import "./support/tmpdir.mjs";
+import "./support/environment.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 

@@ -8,7 +8,7 @@ import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { openBrowser } from "../support/browser.mjs";
 import { changeSetting } from "../support/settings.mjs";
-import "../support/tmpdir.mjs";
+import "../support/environment.mjs";
 
 const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.meta.url));
 const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));

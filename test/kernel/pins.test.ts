@@ -588,7 +588,6 @@ test("an attempts key that is gone is not made anew at 0, as if nothing had been
 test("who may not look into the directory is told so, and not that nothing is there", async () => {
   await (await start()).stop();
   const installed = new Installation();
-  chmodSync(installed.directory, 0o755);
   const caps = ["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"];
   const nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", ...caps];
   // Below the pins, which are root's alone.

@@ -177,7 +177,6 @@ describe("started by an ordinary user with the three capabilities", () => {
 
   test("it stays that user, and no thread holds more than it needs", async () => {
     installed = new Installation();
-    chmodSync(installed.directory, 0o755);
     meter = await start(flags, { wrap, cli: installed.cli });
     expectThreads(meter, (kept) => as("1", "1", kept));
     // Whose capabilities are gone would else be its user's to trace, and with it the counts.
@@ -190,7 +189,6 @@ describe("started by an ordinary user with the three capabilities", () => {
 
   test("what the main thread may not read, libuv's pool may not", () => {
     installed = new Installation();
-    chmodSync(installed.directory, 0o755);
     const script = `
       const { restrict } = require(${JSON.stringify(installed.path("build/Release/execve_counter.node"))});
       const { readFileSync, promises } = require("node:fs");
@@ -212,7 +210,6 @@ describe("started by an ordinary user with the three capabilities", () => {
 
   test("it is told that it cannot become another, and leaves nothing loaded", async () => {
     installed = new Installation();
-    chmodSync(installed.directory, 0o755);
     const [command = "", ...args] = [...wrap, process.execPath, installed.cli];
     const { status, stderr } = result(command, [
       ...args,

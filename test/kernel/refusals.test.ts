@@ -1,4 +1,4 @@
-import { chmodSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { findMeters } from "../../src/kernel.ts";
@@ -9,7 +9,6 @@ let installed: Installation;
 
 beforeEach(() => {
   installed = new Installation();
-  chmodSync(installed.directory, 0o755);
 });
 afterEach(() => installed.remove());
 

@@ -354,16 +354,18 @@ describe("by itself", () => {
     await untilGone(loaded);
   });
 
-  /** Runs top as who may load programs, but not look for those of others. */
+  /** Runs top as who may load programs, but not look for those of others; with no account, and no home. */
   async function alone(flags: readonly string[], seen: (text: string, pid: number) => unknown) {
     const installed = new Installation();
-    sh("chmod", ["755", installed.directory]);
+    const { HOME, ...env } = process.env;
     const keep = "+bpf,+perfmon,+dac_read_search";
-    const child = spawn("setpriv", [
+    const words = [
       ...["--reuid=4242", "--regid=4242", "--clear-groups", `--bounding-set=-all,${keep}`],
       ...[`--inh-caps=${keep}`, `--ambient-caps=${keep}`],
       ...[process.execPath, installed.cli, "top", "--interval", "100ms", ...flags],
-    ]);
+    ];
+    const child = spawn("setpriv", words, { env });
+    const ended = once(child, "exit");
     try {
       let text = "";
       for (const stream of [child.stdout, child.stderr]) {
@@ -375,7 +377,7 @@ describe("by itself", () => {
       seen(text, child.pid as number);
     } finally {
       child.kill("SIGINT");
-      expect(await once(child, "exit")).toEqual([0, null]);
+      expect(await ended).toEqual([0, null]);
       installed.remove();
     }
   }

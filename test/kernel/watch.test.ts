@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, copyFileSync, mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -123,7 +123,6 @@ test("of several meters one must be chosen, and one that is none is refused", as
 
 test("who may not look for it is told so", () => {
   const installed = new Installation();
-  chmodSync(installed.directory, 0o755);
   try {
     const user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
     const list = [process.execPath, installed.cli, "watch", "list"];

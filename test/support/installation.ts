@@ -2,6 +2,7 @@ import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { projectPath, readProjectFile } from "./files.ts";
+import { sh } from "./meter.ts";
 
 /** A copy of what runs, for everybody to read, that a test may damage. */
 export class Installation {
@@ -15,6 +16,8 @@ export class Installation {
     for (const path of ["package.json", "dist", "build/Release/execve_counter.node", ...runtime]) {
       cpSync(projectPath(path), this.path(path), { recursive: true });
     }
+    // Also where the project was cloned for its owner alone.
+    sh("chmod", ["-R", "a+rX", this.directory]);
   }
 
   path(relative: string): string {

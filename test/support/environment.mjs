@@ -1,11 +1,13 @@
-// Imported for what it does: where programs may not be run from $TMPDIR, as on a mount with
-// noexec, it becomes a place where they may, for this process and those that it starts.
+// Imported for what it does to this process and those that it starts: others can read what they
+// make, and where programs may not be run from $TMPDIR, as on a mount with noexec, it becomes a
+// place where they may.
 import { spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+process.umask(0o022);
 const ours = fileURLToPath(new URL("../../build/tmp", import.meta.url));
 mkdirSync(ours, { recursive: true });
 process.env.TMPDIR = [tmpdir(), "/var/tmp", ours].find(runsPrograms);
