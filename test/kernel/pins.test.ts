@@ -444,6 +444,31 @@ test("pins that outlive everything but the machine are said to, and others to wh
     inside.stderr.includes("also while no agent runs, as long as its bpffs is mounted\n"),
   );
   expect(inside.stderr).not.toContain("mount namespace");
+  await inside.stop("SIGKILL"); // unshare takes no other
+  // Mounted by the meter itself, like in a container.
+  const alone = ["sh", "-c", 'umount /sys/fs/bpf && exec "$0" "$@"'];
+  const last = await start(FLAGS, { wrap: [...wrap, ...alone] });
+  await until("a word", () => last.stderr.includes("mounted in this mount namespace only"));
+});
+
+test("the service's user pins in a directory of its own, by the three capabilities", async () => {
+  const installed = new Installation();
+  chmodSync(installed.directory, 0o755);
+  mkdirSync(pins, { mode: 0o700 });
+  chownSync(pins, 65534, 65534);
+  const caps = "+bpf,+perfmon,+dac_read_search";
+  const user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+  const wrap = [...user, "--inh-caps", caps, "--ambient-caps", caps];
+  const options = { wrap, cli: installed.cli };
+  try {
+    const { start_time } = await (await start(FLAGS, options)).counts();
+    await running.pop()?.stop();
+    expect((await (await start(FLAGS, options)).counts()).start_time).toBe(start_time);
+    await running.pop()?.stop();
+  } finally {
+    installed.remove();
+  }
+  expect(unpin().status).toBe(0);
 });
 
 test("for a larger table, what is pinned has to be given up first, which is said", async () => {
@@ -615,13 +640,16 @@ test("who may not look into the directory is told so, and not that nothing is th
 
 test("unpin touches nothing where something is not ours", async () => {
   await (await start()).stop();
-  const foreign = join(pins, "v2/foreign");
-  mkdirSync(foreign);
-  const before = contents(pins);
-  const { status, stderr } = unpin();
-  expect(status).toBe(1);
-  expect(stderr).toContain(`${foreign} is not ours, so nothing is pinned or removed there`);
-  expect(contents(pins)).toEqual(before);
-  rmdirSync(foreign);
+  // The last is called like ours.
+  for (const name of ["foreign", "v2/foreign", "v2/link_count_x"]) {
+    const foreign = join(pins, name);
+    mkdirSync(foreign);
+    const before = contents(pins);
+    const { status, stderr } = unpin();
+    expect(status).toBe(1);
+    expect(stderr).toContain(`${foreign} is not ours, so nothing is pinned or removed there`);
+    expect(contents(pins)).toEqual(before);
+    rmdirSync(foreign);
+  }
   expect(unpin().status).toBe(0);
 });
