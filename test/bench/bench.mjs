@@ -86,6 +86,38 @@ async function nsPerRun() {
   }
 }
 
+/** What a call pays in all programs, where it is followed to its end and where it is not. */
+async function nsOfFailures() {
+  const putBack = changeSetting(STATS, "1");
+  const measure =
+    (failures, calls, ...words) =>
+    () => {
+      const kernel = openKernel({
+        ...{ attempts: "tracepoint", failures, watch: [], log: () => {}, by: [], maxSeries: 16 },
+      });
+      storm(...words);
+      const times = kernel.programs().map(({ runTime }) => Number(runTime));
+      kernel.close();
+      return times.reduce((sum, time) => sum + time) / calls;
+    };
+  const failing = [100_000, "execve", 1, 100_000];
+  const starting = [2000, "spawn", 1, 2000, path("build/test/tiny")];
+  try {
+    const { fails, failsFollowed, starts, startsFollowed } = await inTurn(15, {
+      fails: measure(false, ...failing),
+      failsFollowed: measure(true, ...failing),
+      starts: measure(false, ...starting),
+      startsFollowed: measure(true, ...starting),
+    });
+    print("ns per failing call, in all programs", spread(fails, 0));
+    print("  with --failures", spread(failsFollowed, 0));
+    print("ns per start of a program, in all programs", spread(starts, 0));
+    print("  with --failures", spread(startsFollowed, 0));
+  } finally {
+    await putBack();
+  }
+}
+
 /** The words that run a shell script in a mount namespace with tracefs in it. */
 const withTracefs = (script) => [
   ...["unshare", "--mount", "--propagation=unchanged", "sh", "-c"],
@@ -493,6 +525,7 @@ function callsPerRead() {
 
 console.log(`${release()}, ${cpus().length} CPUs, Node ${process.version}; median (quartiles)\n`);
 await nsPerRun();
+await nsOfFailures();
 await nsPerStart();
 lost();
 await stormRate();

@@ -6,6 +6,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { release } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
+import { lateFile } from "../support/late.mjs";
 
 const STORM = "/app/build/test/storm";
 const STORM_32 = "/app/build/test/storm32";
@@ -188,6 +189,29 @@ async function switchedOff() {
   return counted;
 }
 
+/** Each of five programs that are refused late, by every way to call that there is. */
+async function refusedLate(hook) {
+  const ways = [
+    [STORM, "killed", "killedfd"],
+    process.arch === "arm64" ? [STORM_32, "killed", "killedfd"] : [STORM, "killed32", "killed32fd"],
+  ];
+  // It reads when it is asked: on old kernels a read in the midst may skip what is not said.
+  const meter = await startMeter("--attempts", hook, "--interval", "1h");
+  const rows = [];
+  for (const [compat, [program, ...modes]] of ways.entries()) {
+    for (const bits of [32, 64]) {
+      writeFileSync("/late", lateFile(bits), { mode: 0o755 });
+      for (const [at, mode] of modes.entries()) {
+        const before = await snapshot(meter);
+        run(program, mode, 1, 5, "/late");
+        rows.push({ compat, bits, at, before, after: await snapshot(meter) });
+      }
+    }
+  }
+  await meter.stop("SIGTERM");
+  return rows;
+}
+
 /** The maps of meters that are left. */
 const left = () => createRequire(import.meta.url)(ADDON).findCounters();
 
@@ -199,6 +223,7 @@ try {
       compat: await from32Bit(hook),
       pinned: await pinned(hook),
       hotplug: await hotplug(hook),
+      late: await refusedLate(hook),
     };
   }
   report.switchedOff = await switchedOff();

@@ -10,11 +10,11 @@ trap 'rm -rf "$root"' EXIT
 chmod 755 "$root" # becomes /, for everybody
 mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/app/build/test"
 cp test/vm/init "$root/init"
-for name in sh mount ip poweroff sleep taskset; do ln -s busybox "$root/bin/$name"; done
+for name in sh mount ip ln poweroff sleep taskset; do ln -s busybox "$root/bin/$name"; done
 for path in $(node -p 'const { packages } = require("./package-lock.json"); Object.keys(packages).filter((path) => path && !packages[path].dev).join(" ")'); do
 	cp -r --parents "$path" "$root/app"
 done
-cp --parents test/vm/guest.mjs "$root/app"
+cp --parents test/vm/guest.mjs test/support/late.mjs "$root/app"
 
 if [ "${2-}" = arm64 ]; then
 	tar -xzf build/execve-counter-*.tgz -C "$root/app" --strip-components=1

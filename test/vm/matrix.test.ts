@@ -15,6 +15,7 @@ interface Report {
       compat: { before: Snapshot; after: Snapshot };
       pinned: { after: Snapshot; refused?: undefined } | { refused: string; after?: undefined };
       hotplug: { online: "0" | "1"; before: Snapshot; after: Snapshot }[];
+      late: { compat: 0 | 1; bits: 32 | 64; at: 0 | 1; before: Snapshot; after: Snapshot }[];
     }
   >;
   switchedOff: { path: string; before: Snapshot; after: Snapshot }[];
@@ -181,6 +182,34 @@ test.each(NAMES)("%s", async (name) => {
       within(last.failedExecve - first.failedExecve, seen * CALLS, failures);
       within(last.failedExecveat - first.failedExecveat, seen * execveat, failures);
       expect(last.execs - first.execs).toBe(STARTS + storms);
+    }
+
+    // Five programs that are refused late, by each call: failures of the call that it was, by
+    // their errno where the kernel tells it, and otherwise with none.
+    for (const { compat, bits, at, before, after } of report.hooks[hook].late) {
+      const call = at ? "execveat" : "execve";
+      const failed = ({ failures }: Snapshot, call: "execve" | "execveat", errno: string) =>
+        failures?.[call][errno] ?? 0;
+      const grown = (errno: string, of = call as "execve" | "execveat") =>
+        failed(after, of, errno) - failed(before, of, errno);
+      const attempts = (after.attempts?.[call] ?? 0) - (before.attempts?.[call] ?? 0);
+      const skipped = Object.keys(after.missed).some(
+        (program) => after.missed[program] !== before.missed[program],
+      );
+      console.log(
+        `${report.release} ${hook}: ${compat ? "32-bit " : ""}${call} of ${bits} bits, refused late: ` +
+          `attempts ${attempts}, EINVAL ${grown("EINVAL")}, unknown ${grown("unknown")}, ` +
+          `missed ${skipped}`,
+      );
+      if (skipped) continue;
+      const seen = hook === "raw" || !compat ? 5 : 0;
+      const told = hook === "raw" || bits === 64 || newer([5, 15]);
+      // The storm itself is one by execve.
+      expect(attempts).toBe(seen + (at ? 0 : 1));
+      expect(grown("EINVAL")).toBe(told ? seen : 0);
+      expect(grown("unknown")).toBe(told ? 0 : seen);
+      const other = at ? "execve" : "execveat";
+      for (const errno of ["EINVAL", "unknown"]) expect(grown(errno, other)).toBe(0);
     }
 
     const { pinned } = report.hooks[hook];
