@@ -19,7 +19,7 @@ import {
   untilGone,
 } from "../support/meter.ts";
 
-const ALL = { prog: 3, map: 6, link: 3 };
+const ALL = { prog: 3, map: 7, link: 3 };
 
 const OPTIONS: KernelOptions = {
   attempts: "tracepoint",

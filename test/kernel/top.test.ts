@@ -348,7 +348,7 @@ describe("by itself", () => {
     });
     const pid = await topPid();
     const loaded = loadedBy(pid);
-    expect(loaded.prog).toHaveLength(5);
+    expect(loaded.prog).toHaveLength(6);
     expect(effectiveCapabilities(readFileSync(`/proc/${pid}/status`, "utf8"))).toBe(0n);
     terminal.press("q");
     await untilGone(loaded);
@@ -395,7 +395,7 @@ describe("by itself", () => {
     alone(flags, (text, pid) => {
       expect(text).toMatch(totals);
       const { prog } = loadedBy(pid);
-      expect(prog).toHaveLength(program === "count_exec" ? 1 : 3);
+      expect(prog).toHaveLength(program === "count_exec" ? 1 : 4);
       const listed = JSON.parse(sh(BPFTOOL, ["-j", "prog", "list"]));
       const names = listed.flatMap((each: { id: number; name: string }) =>
         prog.includes(each.id) ? [each.name] : [],
