@@ -32,7 +32,6 @@ export class Verifier {
 
   private constructor(thread: Worker) {
     this.#thread = thread;
-    thread.unref();
     thread.on("message", (right: boolean) => {
       this.#jobs.shift()?.resolve(right);
       this.#next();

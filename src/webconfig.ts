@@ -424,7 +424,8 @@ function toServer(
     // None rather than those that Node.js knows, which would vouch for anybody.
     ca: authority ? [authority.text] : [],
     requestCert: clientAuth.ask,
-    rejectUnauthorized: clientAuth.require && clientAuth.verify,
+    // Decided below, where both are known.
+    rejectUnauthorized: false,
     handshakeTimeout: HANDSHAKE,
   };
   orRefuse("tls_server_config cannot be used", "give other ciphers, curves or versions", () =>

@@ -1,6 +1,16 @@
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { createHmac, timingSafeEqual } from "node:crypto";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { Passwords, Verifier } from "../src/passwords.ts";
+import { projectPath } from "./support/files.ts";
+import { result } from "./support/meter.ts";
 import { SECRET } from "./support/webconfigs.ts";
+
+// As they are, but noted: what they are for does not show in what comes out.
+vi.mock("node:crypto", async (original) => {
+  const real = await original<typeof import("node:crypto")>();
+  const { createHmac, timingSafeEqual } = real;
+  return { ...real, createHmac: vi.fn(createHmac), timingSafeEqual: vi.fn(timingSafeEqual) };
+});
 
 /** Of the empty password. */
 const EMPTY = "$2y$04$abcdefghijklmnopqrstuubyCG3zY1GIXMyxfivm.ClDiInHzxjiq";
@@ -106,4 +116,79 @@ test("a flood of wrong passwords holds up nothing, and nobody from elsewhere", a
   expect(verdicts.filter((verdict) => verdict === "later")).toHaveLength(996);
   // Each takes a second, in another thread.
   expect(longest).toBeLessThan(900);
+});
+
+test("of all clients together 256 passwords may wait, and no more", async () => {
+  const own = await Verifier.start();
+  onTestFinished(() => own.close());
+  const ask = (client: number) => own.verify(Buffer.from("secret"), SECRET, `${client}`);
+  const asked = Array.from({ length: 257 }, (_, i) => ask(i));
+  expect(asked.filter((each) => each === undefined)).toHaveLength(1);
+  expect(asked[256]).toBeUndefined();
+  expect(new Set(await Promise.all(asked.slice(0, 256)))).toEqual(new Set([true]));
+  // There is room again.
+  expect(await ask(0)).toBe(true);
+});
+
+test("of one client four passwords may wait, whoever else does", async () => {
+  const own = await Verifier.start();
+  onTestFinished(() => own.close());
+  const ask = (client: string) => own.verify(Buffer.from("secret"), SECRET, client);
+  const asked = ["a", "a", "b", "a", "a", "a", "b"].map(ask);
+  expect(asked.map((each) => each !== undefined)).toEqual([
+    ...[true, true, true, true, true, false, true],
+  ]);
+  await Promise.all(asked);
+});
+
+test("a password that several come with at once is looked at once", async () => {
+  const { asked, verifier } = noting(true);
+  const passwords = new Passwords(new Map([["alice", SECRET]]), verifier);
+  const come = () => passwords.admit(basic("alice:secret"), "");
+  expect(await Promise.all([come(), come(), come()])).toEqual(Array(3).fill("welcome"));
+  expect(asked).toHaveLength(1);
+});
+
+test("two users who come with the same password at once are looked at one by one", async () => {
+  const users = new Map(Object.entries({ alice: SECRET, none: EMPTY }));
+  const passwords = new Passwords(users, verifier);
+  const come = (user: string) => passwords.admit(basic(`${user}:secret`), "");
+  expect(await Promise.all([come("alice"), come("none")])).toEqual(["welcome", "stranger"]);
+});
+
+test("what is remembered of a password is keyed by a secret of its own, and compared in constant time", async () => {
+  vi.mocked(createHmac).mockClear();
+  const secrets: string[] = [];
+  for (let i = 0; i < 2; i++) {
+    const passwords = new Passwords(new Map([["alice", SECRET]]), noting(true).verifier);
+    await passwords.admit(basic("alice:secret"), "");
+    vi.mocked(timingSafeEqual).mockClear();
+    await passwords.admit(basic("alice:secret"), "");
+    await passwords.admit(basic("alice:wrong"), "");
+    expect(timingSafeEqual).toHaveBeenCalledTimes(2);
+    // The others are of stand-ins, made from the hashes.
+    const keys = vi.mocked(createHmac).mock.calls.map(([, key]) => key);
+    const own = keys.filter(Buffer.isBuffer).map((key) => key.toString("hex"));
+    expect(own[0]).toMatch(/^[0-9a-f]{64}$/);
+    expect(new Set(own.slice(-3)).size).toBe(1);
+    secrets.push(own.at(-1) as string);
+  }
+  expect(secrets[0]).not.toBe(secrets[1]);
+});
+
+test("where the thread has died, nobody waits for it", async () => {
+  const own = await Verifier.start();
+  onTestFinished(() => own.close());
+  const wrong = own.verify(Buffer.from("x"), "no hash", "a");
+  const waiting = own.verify(Buffer.from("x"), SECRET, "b");
+  await expect(wrong).rejects.toThrow();
+  await expect(waiting).rejects.toThrow();
+  await expect(own.verify(Buffer.from("x"), SECRET, "c")).rejects.toThrow();
+});
+
+test("the thread ends when it is closed", () => {
+  const program = `const { Verifier } = require(${JSON.stringify(projectPath("dist/passwords.js"))});
+    Verifier.start().then((verifier) => verifier.close());`;
+  // A thread that goes on keeps the process from ending.
+  expect(result(process.execPath, ["-e", program])).toEqual({ status: 0, stdout: "", stderr: "" });
 });

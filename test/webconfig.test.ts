@@ -14,14 +14,37 @@ import { type AddressInfo, createConnection, createServer, type Socket } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ConnectionOptions, connect } from "node:tls";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { BOUNDS } from "../src/connections.ts";
 import { ExitCode, type UserError } from "../src/errors.ts";
 import { serve, TEXT, type Web } from "../src/web.ts";
 import { parseWebConfig, WebConfig } from "../src/webconfig.ts";
 import { makeCertificates } from "./support/certificates.ts";
-import { until } from "./support/meter.ts";
+import { projectPath } from "./support/files.ts";
+import { result, until } from "./support/meter.ts";
 import { BAD, GOOD, OURS, SECRET } from "./support/webconfigs.ts";
+
+/** Files that may not be read, as by the user that the meter has become. */
+const denied = new Set<string>();
+/** Files that were read. */
+const reads: string[] = [];
+vi.mock("node:fs", async (original) => {
+  const fs = await original<typeof import("node:fs")>();
+  const unlessDenied =
+    <Args extends unknown[], T>(act: (...args: Args) => T) =>
+    (...args: Args): T => {
+      if (typeof args[0] === "string") reads.push(args[0]);
+      if (denied.has(args[0] as string)) throw Object.assign(new Error(), { code: "EACCES" });
+      return act(...args);
+    };
+  const { openSync, readFileSync } = fs;
+  return {
+    ...fs,
+    openSync: unlessDenied(openSync),
+    readFileSync: unlessDenied(readFileSync as (path: string) => string),
+  };
+});
+beforeEach(() => denied.clear());
 
 let directory: string;
 let path: string;
@@ -263,6 +286,72 @@ test("changed files are in force a second later; of wrong ones it is said once, 
   writeFileSync(path, "");
   const plain = `${web.origins[0]}/`.replace("https", "http");
   await until("plain HTTP", async () => (await fetch(plain).catch(() => undefined))?.ok);
+});
+
+test("of a file that may not be read again counts what it held, until it may", async () => {
+  const said: (string | undefined)[] = [];
+  for (const kind of ["pem", "key"]) copyFileSync(file(`server.${kind}`), file(`kept.${kind}`));
+  const config = await open("tls_server_config: { cert_file: kept.pem, key_file: kept.key }", said);
+  const web = await serveBehind(config);
+  const ask = () => get(web, { rejectUnauthorized: false });
+  const change = (text: string) => writeFileSync(path, `${readFileSync(path)}\n${text}`);
+
+  // Denied without having been noted as such: that is an error, as of one that is gone.
+  denied.add(file("kept.key"));
+  await until("the complaint", async () => (await ask()).status === 200 && said.length === 1);
+  expect(said[0]).toContain(`cannot read key_file ${file("kept.key")} (EACCES)`);
+
+  expect(config.unreadable()).toEqual([{ file: file("kept.key"), code: "EACCES" }]);
+  change("http_server_config: { headers: { X-Frame-Options: deny } }");
+  await until("the header", async () => (await ask()).headers["x-frame-options"] === "deny");
+  expect(said).toEqual([said[0], undefined]);
+  expect((await ask()).server).toBe("server");
+
+  // It may be read again, and is.
+  for (const kind of ["pem", "key"]) copyFileSync(file(`stranger.${kind}`), file(`kept.${kind}`));
+  denied.clear();
+  await until("the new key", async () => (await ask()).server === "stranger");
+  expect(said.slice(2).at(-1)).toBeUndefined();
+
+  // From then on it is like the others.
+  const before = said.length;
+  denied.add(file("kept.key"));
+  await until("the complaint", async () => (await ask()).status === 200 && said.length > before);
+  expect(said.at(-1)).toContain("(EACCES)");
+});
+
+test("the files are looked at once a second at most, and not before", async () => {
+  const clock = vi.spyOn(performance, "now").mockReturnValue(5000);
+  onTestFinished(() => clock.mockRestore());
+  const config = await open("");
+  for (const [time, looks] of [
+    ...[[5999, 0] as const, [6000, 1] as const, [6000, 0] as const],
+    ...[[6999, 0] as const, [7000, 1] as const],
+  ]) {
+    clock.mockReturnValue(time);
+    reads.length = 0;
+    void config.protection;
+    expect(reads).toEqual(Array(looks).fill(path));
+  }
+});
+
+test("nothing goes on once it is closed", () => {
+  writeFileSync(path, `basic_auth_users: { alice: ${SECRET} }`);
+  const program = `const { WebConfig } = require(${JSON.stringify(projectPath("dist/webconfig.js"))});
+    WebConfig.open(${JSON.stringify(path)}, () => {}).then((config) => config.close());`;
+  // The thread that looks at passwords would keep the process from ending.
+  expect(result(process.execPath, ["-e", program])).toEqual({ status: 0, stdout: "", stderr: "" });
+});
+
+test("what is gone does not count as what it held", async () => {
+  const said: (string | undefined)[] = [];
+  for (const kind of ["pem", "key"]) copyFileSync(file(`server.${kind}`), file(`gone.${kind}`));
+  const config = await open("tls_server_config: { cert_file: gone.pem, key_file: gone.key }", said);
+  const web = await serveBehind(config);
+  rmSync(file("gone.key"));
+  expect(config.unreadable()).toEqual([{ file: file("gone.key"), code: "ENOENT" }]);
+  await until("the complaint", async () => (await get(web)).status === 200 && said.length === 1);
+  expect(said[0]).toContain("(ENOENT)");
 });
 
 test("passwords change with the file, and so does who was let in", async () => {
