@@ -2,6 +2,7 @@
 #include "privileges.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
@@ -102,13 +103,32 @@ void KeepNothing(int) {
   syscall(SYS_capset, &header, none);
 }
 
-std::string Status(const std::string& thread) {
-  const std::string path = "/proc/" + thread + "/status";
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(fopen(path.c_str(), "re"), fclose);
-  std::string text;
-  for (int next; file && (next = getc(file.get())) != EOF;) text += static_cast<char>(next);
-  return text;
-}
+// Opened before the user changes: whom the process becomes may not enter what leads to /proc.
+struct Tasks {
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory{opendir("/proc/self/task"), closedir};
+  Tasks() {
+    if (!directory) throw Failure("threads", errno);
+  }
+
+  std::vector<pid_t> Threads() const {
+    std::vector<pid_t> threads;
+    rewinddir(directory.get());
+    while (const dirent* entry = readdir(directory.get())) {
+      if (const pid_t thread = atoi(entry->d_name)) threads.push_back(thread);
+    }
+    return threads;
+  }
+
+  std::string Status(pid_t thread) const {
+    const std::string path = std::to_string(thread) + "/status";
+    const int fd = openat(dirfd(directory.get()), path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return "";
+    const std::unique_ptr<FILE, int (*)(FILE*)> file(fdopen(fd, "r"), fclose);
+    std::string text;
+    for (int next; file && (next = getc(file.get())) != EOF;) text += static_cast<char>(next);
+    return text;
+  }
+};
 
 // A line of it, with the line feed before.
 std::string Line(const std::string& status, const std::string& name) {
@@ -117,23 +137,13 @@ std::string Line(const std::string& status, const std::string& name) {
   return status.substr(start, status.find('\n', start + 1) - start);
 }
 
-std::vector<pid_t> Threads() {
-  const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir("/proc/self/task"), closedir);
-  if (!directory) throw Failure("threads", errno);
-  std::vector<pid_t> threads;
-  while (const dirent* entry = readdir(directory.get())) {
-    if (const pid_t thread = atoi(entry->d_name)) threads.push_back(thread);
-  }
-  return threads;
-}
-
 // Every other thread loses its capabilities, and has the ids of the calling one. What the
 // threads are is asked for until all are so, twice in a row: they start others meanwhile, and
 // where one ends the directory may leave out the next.
-void RestrictOthers() {
+void RestrictOthers(const Tasks& tasks) {
   using namespace std::chrono_literals;
   const auto deadline = std::chrono::steady_clock::now() + 10s;
-  const std::string self = Status("thread-self");
+  const std::string self = tasks.Status(gettid());
   const auto same = [&](const std::string& status, const char* name) {
     return Line(status, name) == Line(self, name);
   };
@@ -150,9 +160,9 @@ void RestrictOthers() {
 
   std::set<pid_t> told;
   for (int settled = 0; settled < 2; settled++) {
-    for (const pid_t thread : Threads()) {
+    for (const pid_t thread : tasks.Threads()) {
       if (thread == gettid()) continue;
-      const std::string status = Status("self/task/" + std::to_string(thread));
+      const std::string status = tasks.Status(thread);
       // What is effective or ambient is among these, too.
       if (none(status, "CapInh") && none(status, "CapPrm") && same(status, "Uid") &&
           same(status, "Gid") && same(status, "Groups")) {
@@ -171,6 +181,7 @@ void RestrictOthers() {
 }  // namespace
 
 void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>& keep) {
+  const Tasks tasks;
   ForbidPrograms();
   if (account) {
     Check(prctl(PR_SET_KEEPCAPS, !keep.empty(), 0, 0, 0), "setresuid");
@@ -183,7 +194,7 @@ void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>
   // the counts, through what is held open here.
   Check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "capset");
   KeepOnly(keep);
-  RestrictOthers();
+  RestrictOthers(tasks);
 }
 
 }  // namespace execve_counter

@@ -133,12 +133,21 @@ export async function run(
     clearInterval(timer);
     lines.close();
     if (started) kernel.close();
-    else kernel.discard();
+    else discard(kernel, log);
     config?.close();
     web?.then(
       (started) => started.close(),
       () => {}, // reported where it was awaited
     );
+  }
+}
+
+/** Undoes a start that failed; why it did stays the error, whatever cannot be removed any more. */
+function discard(kernel: ReturnType<typeof openKernel>, log: Log): void {
+  try {
+    kernel.discard();
+  } catch (error) {
+    log.warn(`what was pinned stays: ${(error as Error).message}`);
   }
 }
 

@@ -84,11 +84,11 @@ test("a call that a seccomp filter stops is no attempt", async () => {
 
 test.runIf(has32Bit)("a 32-bit caller makes execs without attempts", async () => {
   const before = await meter.counts();
-  sh(STORM, ["int80", "1", "200000"]);
+  sh(STORM, ["int80", "1", "1000000"]);
   sh(STORM, ["spawn32", "1", "23", join(directory, program)]);
   const after = await meter.counts();
   expect((after.watched[program] ?? 0) - (before.watched[program] ?? 0)).toBe(23);
-  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(100_000);
+  expect(attempts(after).execve - attempts(before).execve).toBeLessThan(500_000);
 });
 
 test("a script is one exec, under its own name", async () => {
