@@ -1,4 +1,5 @@
 /** Privileges: what the agent keeps of them once it has attached and listens. */
+import { readdirSync, readlinkSync } from "node:fs";
 import { release } from "node:os";
 import { getSystemErrorName } from "node:util";
 import { capabilityNumber, effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
@@ -44,10 +45,10 @@ export function planRestriction(user: string | undefined, finds = false): () => 
   } else if (mayChangeUser()) {
     become = find(DEFAULT_USER) ?? NOBODY;
   }
-  if (Number.parseInt(process.env.UV_USE_IO_URING ?? "", 10)) {
+  if (Number.parseInt(process.env.UV_USE_IO_URING ?? "", 10) || hasRing()) {
     throw new UserError(
-      "UV_USE_IO_URING lets the kernel read files for Node.js with the privileges that it started with",
-      "unset UV_USE_IO_URING",
+      `Node.js ${process.versions.node} lets the kernel read files for it, by io_uring, with the privileges that it started with`,
+      "start it with UV_USE_IO_URING=0, or use Node.js 20.11.1, 21.6.2 or newer",
       ExitCode.unable,
     );
   }
@@ -92,5 +93,21 @@ function explained<Result>(ask: () => Result): Result {
       "mend what /etc/nsswitch.conf names for passwd, or keep all privileges: --run-as root",
       ExitCode.failed,
     );
+  }
+}
+
+/** Whether libuv has made an io_uring, as some releases of Node.js 20 and 21 let it (CVE-2024-22017). */
+function hasRing(): boolean {
+  const descriptors = "/proc/self/fd";
+  try {
+    return readdirSync(descriptors).some((fd) => {
+      try {
+        return readlinkSync(`${descriptors}/${fd}`) === "anon_inode:[io_uring]";
+      } catch {
+        return false; // closed since it was listed
+      }
+    });
+  } catch {
+    return false; // without /proc nothing is given up
   }
 }

@@ -290,8 +290,8 @@ test("libuv's threads in the kernel, which keep privileges, are refused", async 
   const env = (value: string) => ({ env: { ...process.env, UV_USE_IO_URING: value } });
   const { status, stdout, stderr } = result(process.execPath, [CLI, "--no-web"], env("1"));
   expect(stderr).toBe(
-    "execve-counter: error: UV_USE_IO_URING lets the kernel read files for Node.js with the privileges that it started with\n" +
-      "execve-counter: error: to do: unset UV_USE_IO_URING\n",
+    `execve-counter: error: Node.js ${process.versions.node} lets the kernel read files for it, by io_uring, with the privileges that it started with\n` +
+      "execve-counter: error: to do: start it with UV_USE_IO_URING=0, or use Node.js 20.11.1, 21.6.2 or newer\n",
   );
   expect({ status, stdout }).toEqual({ status: 3, stdout: "" });
   meter = await start([], env("0"));

@@ -229,8 +229,10 @@ describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
     mkdirSync(join(home, "app"));
     writeFileSync(join(home, "app/package.json"), "{}");
 
+    // Its libuv makes an io_uring unless it is told not to.
+    const environment = node === "21.0.0" ? ["env", "UV_USE_IO_URING=0"] : [];
     const run = (...words: string[]) => {
-      const [command, ...args] = [...enter(root, home, ["--net"]), ...words];
+      const [command, ...args] = [...enter(root, home, ["--net"]), ...environment, ...words];
       return result(command as string, args, { timeout: 120_000 });
     };
     const ok = (...words: string[]) => {
@@ -259,10 +261,18 @@ describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
     );
     expect(existsSync(join(home, "app/node_modules/execve-counter/build"))).toBe(false);
 
+    if (environment.length > 0) {
+      const { status, stderr } = run("env", "-u", "UV_USE_IO_URING", program, "--no-web");
+      expect(stderr).toMatch(
+        /error: Node.js .* by io_uring, .*\n.*to do: start it with UV_USE_IO_URING=0, .*\n$/,
+      );
+      expect(status).toBe(3);
+    }
+
     const name = uniqueName();
     cpSync(projectPath("build/test/tiny"), join(home, name));
     const meter = await Meter.start(["--failures", "--watch", name], {
-      wrap: [...enter(root, home), "sh", "-c", 'exec node "$@"'],
+      wrap: [...enter(root, home), ...environment, "sh", "-c", 'exec node "$@"'],
       cli: program,
     });
     const before = await meter.counts();
