@@ -104,7 +104,11 @@ function prepare(place: Place, made: boolean, mounted: boolean, native: Native):
       ExitCode.failed,
     );
   }
-  if (found.includes(UNFINISHED)) remove(top, takeStock(top, UNFINISHED));
+  if (found.includes(UNFINISHED)) {
+    const stock = takeStock(top, UNFINISHED);
+    remove(top, stock);
+    stock.directory.close();
+  }
   const adopt = found.includes(PIN_VERSION);
   let name = adopt ? PIN_VERSION : UNFINISHED;
   if (!adopt) mkdirSync(top.at(name), { mode: 0o700 });
@@ -172,11 +176,17 @@ function removeAll({ parent, top, name }: Place, native: Native): string[] {
   }
   lock(top, native, true);
   const versions = top.names().sort(); // UNFINISHED first, whose name the others take
-  const stocks = versions.map((version) => {
-    if (!/^(v\d+|unfinished)$/.test(version)) throw foreign(join(top.path, version));
-    return takeStock(top, version);
-  });
-  const removed = stocks.flatMap((stock) => remove(top, stock));
+  const stocks: Stock[] = [];
+  let removed: string[];
+  try {
+    for (const version of versions) {
+      if (!/^(v\d+|unfinished)$/.test(version)) throw foreign(join(top.path, version));
+      stocks.push(takeStock(top, version));
+    }
+    removed = stocks.flatMap((stock) => remove(top, stock));
+  } finally {
+    for (const { directory } of stocks) directory.close();
+  }
   if (parent.status().dev !== top.status().dev) return removed; // the bpffs itself
   rmdirSync(parent.at(name));
   return [...removed, top.path];
@@ -363,14 +373,19 @@ interface Stock {
 /** @throws UserError where something in it is not ours */
 function takeStock(top: Directory, name: string): Stock {
   const directory = top.enter(name);
-  const [inside, outside] = [directory.status(), top.status()];
-  if (inside.dev !== outside.dev || inside.uid !== outside.uid) throw foreign(directory.path);
-  const pins = directory.names();
-  for (const pin of pins) {
-    const ours = MAPS.includes(pin) || OURS.test(pin);
-    if (!ours || !lstatSync(directory.at(pin)).isFile()) throw foreign(join(directory.path, pin));
+  try {
+    const [inside, outside] = [directory.status(), top.status()];
+    if (inside.dev !== outside.dev || inside.uid !== outside.uid) throw foreign(directory.path);
+    const pins = directory.names();
+    for (const pin of pins) {
+      const ours = MAPS.includes(pin) || OURS.test(pin);
+      if (!ours || !lstatSync(directory.at(pin)).isFile()) throw foreign(join(directory.path, pin));
+    }
+    return { directory, name, pins };
+  } catch (error) {
+    directory.close();
+    throw error;
   }
-  return { directory, name, pins };
 }
 
 /**
