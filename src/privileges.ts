@@ -1,5 +1,5 @@
 /** Privileges: what the agent keeps of them once it has attached and listens. */
-import { readdirSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { release } from "node:os";
 import { getSystemErrorName } from "node:util";
 import { capabilityNumber, effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
@@ -96,13 +96,16 @@ function explained<Result>(ask: () => Result): Result {
   }
 }
 
-/** Whether libuv has made an io_uring, as some releases of Node.js 20 and 21 let it (CVE-2024-22017). */
+/**
+ * Whether libuv has made an io_uring with a thread in the kernel, as some releases of Node.js 20
+ * and 21 let it (CVE-2024-22017). Newer ones have rings without, which do nothing by themselves.
+ */
 function hasRing(): boolean {
-  const descriptors = "/proc/self/fd";
+  const infos = "/proc/self/fdinfo";
   try {
-    return readdirSync(descriptors).some((fd) => {
+    return readdirSync(infos).some((fd) => {
       try {
-        return readlinkSync(`${descriptors}/${fd}`) === "anon_inode:[io_uring]";
+        return /^SqThread:\s*\d+$/m.test(readFileSync(`${infos}/${fd}`, "utf8"));
       } catch {
         return false; // closed since it was listed
       }
