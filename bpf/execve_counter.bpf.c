@@ -119,17 +119,15 @@ static __always_inline void add_failure(__u32 which, long result)
 		__atomic_fetch_add(&row->by_errno[error], 1, __ATOMIC_RELAXED);
 }
 
-/* Counts a call that enters, and, where its end is to be counted, remembers it. */
-static __always_inline void begin_call(__u32 which, bool compat)
+/* Remembers a call that has entered, for where it ends. */
+static __always_inline void follow_call(__u32 which, bool compat)
 {
 	const __u64 task = bpf_get_current_task();
 	const struct call call = {which, compat};
 	struct failures *row;
 	struct call *unended;
 
-	if (!config.no_attempts)
-		add_one(&execve_counter, which == CALL_EXECVE ? execve_key : execveat_key);
-	if (!config.failures || !bpf_map_update_elem(&calls, &task, &call, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&calls, &task, &call, BPF_NOEXIST))
 		return;
 	unended = bpf_map_lookup_elem(&calls, &task);
 	if (unended) {
@@ -141,6 +139,15 @@ static __always_inline void begin_call(__u32 which, bool compat)
 	row = bpf_map_lookup_elem(&failures, &which);
 	if (row)
 		__atomic_fetch_add(&row->unfollowed, 1, __ATOMIC_RELAXED);
+}
+
+/* Counts a call that enters. */
+static __always_inline void begin_call(__u32 which, bool compat)
+{
+	if (!config.no_attempts)
+		add_one(&execve_counter, which == CALL_EXECVE ? execve_key : execveat_key);
+	if (config.failures)
+		follow_call(which, compat);
 }
 
 #define CALL_OTHER -1
