@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { projectPath, readProjectFile } from "./support/files.ts";
 import { CLI, result } from "./support/meter.ts";
+import { shellLine } from "./support/script.mjs";
 
 /** The long options of a command, by its help. */
 function options(...command: string[]): string[] {
@@ -29,7 +30,7 @@ describe("completion in bash", () => {
   const complete = (...words: string[]) =>
     result("bash", [
       ...["--norc", "-c"],
-      `source "${projectPath("deploy/execve-counter.bash-completion")}"
+      `source ${shellLine(projectPath("deploy/execve-counter.bash-completion"))}
        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) && _execve_counter && printf '%s\\n' "\${COMPREPLY[@]}"`,
       ...["bash", "execve-counter", ...words],
     ])

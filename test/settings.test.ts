@@ -22,7 +22,7 @@ test("a setting of the machine is put back as it was", async () => {
 
 test.each(["SIGINT", "SIGKILL"] as const)("also when %s ends the test", async (signal) => {
   writeFileSync(setting, "before\n");
-  const script = `import { changeSetting } from "${projectPath("test/support/settings.mjs")}";
+  const script = `import { changeSetting } from ${JSON.stringify(projectPath("test/support/settings.mjs"))};
     changeSetting("${setting}", "after");
     setInterval(() => {}, 1000);`;
   const child = spawn(process.execPath, ["--input-type=module", "--eval", script], {

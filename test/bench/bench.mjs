@@ -7,6 +7,7 @@ import { createRequire } from "node:module";
 import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { openBrowser } from "../support/browser.mjs";
+import { inTerminal, shellLine } from "../support/script.mjs";
 import { changeSetting } from "../support/settings.mjs";
 import "../support/environment.mjs";
 
@@ -465,9 +466,8 @@ async function topTime() {
     ...{ by: ["command"], maxSeries: 4096 },
   });
   const top = [process.execPath, path("dist/cli.js"), "top", "--map", kernel.countersMap.id];
-  const command = `stty rows 24 cols 80; exec ${top.join(" ")}`;
-  const env = { ...process.env, TERM: "xterm-256color", LANG: "C.UTF-8" };
-  const terminal = spawn("script", ["-qefc", command, "/dev/null"], { env });
+  const command = `stty rows 24 cols 80; exec ${shellLine(...top)}`;
+  const terminal = inTerminal(command);
   try {
     storm("spawn", 1, 1, ...names);
     let frames = 0;

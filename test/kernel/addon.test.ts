@@ -278,7 +278,7 @@ test("a worker may end while a name is asked for", () => {
     const addon = ${JSON.stringify(projectPath("build/Release/execve_counter.node"))};
     const ask = \`process.exitCode = require(\${JSON.stringify(addon)}).userName(0, 0) === undefined ? 0 : 1\`;
     new Worker(ask, { eval: true }).on("exit", (code) => setTimeout(() => console.log(code), 2500));`;
-  const env = { ...process.env, LD_PRELOAD: SLOW_NAMES, SLOW_NAMES: "1" };
+  const env = { ...process.env, ...SLOW_NAMES, SLOW_NAMES: "1" };
   const ended = result(process.execPath, ["-e", script], { env });
   expect(ended).toEqual({ status: 0, stdout: "0\n", stderr: "" });
 });

@@ -206,7 +206,7 @@ test("a user has the account's name, and the number where there is none", async 
 });
 
 test("a directory service that hangs holds up nothing: users are numbers until it answers", async () => {
-  const env = { ...process.env, LD_PRELOAD: SLOW_NAMES, SLOW_NAMES: "12" };
+  const env = { ...process.env, ...SLOW_NAMES, SLOW_NAMES: "12" };
   const meter = await Meter.start(["--by", "user", "-i", "100ms"], { env });
   try {
     const users = async () => (await rows(meter)).map(({ user }) => user);

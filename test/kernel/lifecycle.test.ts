@@ -199,7 +199,7 @@ test("a session that nobody closed is unloaded when its worker ends", async () =
 
 test("a session that nobody closed is unloaded when it is collected", async () => {
   const script = `
-    import { open } from "${projectPath("test/support/open-session.mjs")}";
+    import { open } from ${JSON.stringify(projectPath("test/support/open-session.mjs"))};
     import { readdirSync, readlinkSync } from "node:fs";
     const held = () => readdirSync("/proc/self/fd").filter((fd) => {
       try { return readlinkSync("/proc/self/fd/" + fd).includes("bpf"); } catch { return false; }

@@ -26,6 +26,7 @@ import {
   uniqueName,
   until,
 } from "../support/meter.ts";
+import { inTerminal, shellLine } from "../support/script.mjs";
 
 const FAST = ["--interval", "100ms"];
 /** Lines of some 8,000 bytes. */
@@ -152,8 +153,8 @@ test("a reader that takes a byte now and then gets whole lines, and holds up not
 
 test("a terminal that Ctrl-S has stopped holds up nothing", async () => {
   const address = `127.0.0.1:${await freePort()}`;
-  const agent = `exec ${process.execPath} ${CLI} ${FAST.join(" ")} --web.listen-address ${address}`;
-  const terminal = spawn("script", ["-qefc", agent, "/dev/null"]);
+  const agent = shellLine(process.execPath, CLI, ...FAST, "--web.listen-address", address);
+  const terminal = inTerminal(`exec ${agent}`);
   const ended = once(terminal, "exit");
   let shown = "";
   terminal.stdout.on("data", (data) => {
@@ -207,7 +208,7 @@ test("with stderr full or closed it runs all the same", async () => {
 
 test("talk that nobody reads does not pile up for ever", async () => {
   const script = `
-    const { createLog } = require("${projectPath("dist/log.js")}");
+    const { createLog } = require(${JSON.stringify(projectPath("dist/log.js"))});
     const log = createLog("info");
     for (let i = 0; i < 100; i++) log.info("x".repeat(1 << 20));
     console.log(process.stderr.writableLength);
@@ -238,8 +239,7 @@ test.each([["--check"], ["doctor"], ["watch", "list"]])(
 
 test("in a terminal it says in three lines what it counts, where to look, and how to stop it", async () => {
   const agent = ["--web.listen-address", "127.0.0.1:0", "--interval", "100ms"];
-  const command = ["exec", process.execPath, CLI, ...agent].join(" ");
-  const child = spawn("script", ["--quiet", "--return", "--command", command, "/dev/null"]);
+  const child = inTerminal(`exec ${shellLine(process.execPath, CLI, ...agent)}`);
   let screen = "";
   child.stdout.on("data", (data) => {
     screen += data;

@@ -22,6 +22,7 @@ import {
   until,
   untilGone,
 } from "../support/meter.ts";
+import { inTerminal, shellLine } from "../support/script.mjs";
 import { Tmux } from "../support/tmux.ts";
 
 /** What a terminal is like that nobody has taken. */
@@ -54,7 +55,7 @@ afterAll(async () => {
 
 /** The words of a command line that runs top. */
 function top(...args: string[]): string {
-  return [process.execPath, CLI, "top", ...args].join(" ");
+  return shellLine(process.execPath, CLI, "top", ...args);
 }
 
 function beside(...args: string[]): string {
@@ -614,7 +615,9 @@ describe("the terminal", () => {
       `setInterval(() => { if (require("fs").existsSync(${JSON.stringify(now)})) throw new Error("provoked"); }, 50);`,
     );
     sh("chmod", ["755", directory]);
-    const asFound = await started(beside().replace(CLI, `--require ${crash} ${CLI}`));
+    const asFound = await started(
+      beside().replace(shellLine(CLI), shellLine("--require", crash, CLI)),
+    );
     writeFileSync(now, "");
     await asFound();
     await terminal.line(/Error: provoked/);
@@ -668,8 +671,7 @@ describe("the terminal", () => {
 
   test("that Ctrl-S has stopped gets no frames piled up", async () => {
     const command = `stty rows 24 cols 80; exec ${beside("--interval", "100ms")} < /dev/null`;
-    const env = { ...process.env, TERM: "xterm" };
-    const script = spawn("script", ["-qefc", command, "/dev/null"], { env });
+    const script = inTerminal(command);
     const ended = once(script, "exit");
     let shown = "";
     script.stdout.on("data", (data) => {
@@ -698,7 +700,7 @@ describe("the terminal", () => {
 
 describe("printed", () => {
   test("the first table comes at once, and there are no escape sequences", async () => {
-    const child = spawn(process.execPath, [CLI, ...beside("--interval", "1h").split(" ").slice(2)]);
+    const child = spawn("/bin/sh", ["-c", `exec ${beside("--interval", "1h")}`]);
     let text = "";
     child.stdout.on("data", (data) => {
       text += data;
@@ -716,10 +718,9 @@ describe("printed", () => {
 
   test("it ends with who reads it", () => {
     const command = `${beside("--interval", "100ms")} | head -n 1`;
-    const { stdout, stderr } = result("bash", [
-      "-c",
-      `${command}; echo "status \${PIPESTATUS[0]}"`,
-    ]);
+    const line = `${command}; echo "status \${PIPESTATUS[0]}"`;
+    const env = { ...process.env, LC_ALL: "C.UTF-8" }; // that of this machine may not be there
+    const { stdout, stderr } = result("bash", ["-c", line], { env });
     expect(stdout.split("\n")).toHaveLength(3);
     expect(stdout).toContain("status 0");
     expect(stderr).toBe("");

@@ -2,6 +2,7 @@ import { execFileSync } from "node:child_process";
 import { openBrowser } from "../support/browser.mjs";
 import { projectPath } from "../support/files.ts";
 import { CLI, type Meter, sh } from "../support/meter.ts";
+import { shellLine } from "../support/script.mjs";
 import { Tmux } from "../support/tmux.ts";
 
 /** Saves what a meter's page and top beside it look like. */
@@ -12,7 +13,7 @@ export async function drawScreens(meter: Meter): Promise<void> {
     const context = { deviceScaleFactor: 2, viewport: { width: 1000, height: 860 } };
     const page = await browser.newPage(context);
     await page.goto(meter.origin);
-    terminal.type(`clear; ${process.execPath} ${CLI} top --map ${meter.mapId}`);
+    terminal.type(`clear; ${shellLine(process.execPath, CLI, "top", "--map", meter.mapId)}`);
     // Until there is a minute to tell of.
     await page.waitForTimeout(65_000);
     await save("page.png", await page.screenshot());

@@ -7,8 +7,11 @@ import { projectPath } from "./files.ts";
 
 export const CLI = projectPath("dist/cli.js");
 export const STORM = projectPath("build/test/storm");
-/** To be preloaded. */
-export const SLOW_NAMES = projectPath("build/test/slow-names.so");
+/** The environment that preloads it; not by its path, which may have no space there. */
+export const SLOW_NAMES = {
+  LD_LIBRARY_PATH: projectPath("build/test"),
+  LD_PRELOAD: "slow-names.so",
+};
 export const PERF = projectPath("build/test/perf");
 /** By its path: looking for a program along $PATH makes failing calls of its own. */
 export const BPFTOOL = ["/usr/sbin/bpftool", "/usr/bin/bpftool"].find(existsSync) ?? "bpftool";
