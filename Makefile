@@ -169,15 +169,15 @@ $(PREBUILDS) &: $(wildcard native/*) bpf/execve_counter.h deploy/prebuild.sh dep
 	$(Q)mkdir -p build
 	$(Q)deploy/prebuild.sh prebuilds >build/prebuild.log 2>&1 || { tail -n 30 build/prebuild.log; exit 1; }
 
-dist/cli.js: $(wildcard src/*.ts src/browser/*) tsconfig.json node_modules/.package-lock.json
+dist/cli.js: $(wildcard src/*.ts src/*/*.ts src/web/browser/*) tsconfig.json node_modules/.package-lock.json
 	$(note) TSC dist/
-	$(Q)rm -rf dist/*.js dist/browser
+	$(Q)rm -rf dist/*.js dist/*/
 	$(Q)node_modules/.bin/tsc -p .
-	$(Q)node_modules/.bin/tsc -p src/browser
-	$(Q)node_modules/.bin/esbuild src/browser/page.ts src/browser/page.css --bundle --minify --format=esm \
-		--outdir=dist/browser --log-level=warning
-	$(Q)cp src/browser/page.html dist/browser
-	$(Q)cp node_modules/uplot/LICENSE dist/browser/uplot.LICENSE
+	$(Q)node_modules/.bin/tsc -p src/web/browser
+	$(Q)node_modules/.bin/esbuild src/web/browser/page.ts src/web/browser/page.css --bundle --minify --format=esm \
+		--outdir=dist/web/browser --log-level=warning
+	$(Q)cp src/web/browser/page.html dist/web/browser
+	$(Q)cp node_modules/uplot/LICENSE dist/web/browser/uplot.LICENSE
 	$(Q)chmod +x $@
 	$(Q)touch $@
 

@@ -5,7 +5,7 @@
 //   step   what was being done (Failure::step)
 //   errno  the kernel's reason, positive
 // A wrong argument is a TypeError, a call that the object's state does not allow
-// an Error with code "ERR_SESSION_STATE". src/kernel.ts is the only caller and
+// an Error with code "ERR_SESSION_STATE". src/kernel/meter.ts is the only caller and
 // documents the methods.
 //
 // Everything is synchronous, on the thread that called: reading a map takes

@@ -7,7 +7,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 export default defineConfig({
   test: {
     projects: [
-      { root, test: { name: "unit", include: ["test/*.test.ts"], testTimeout: 120_000 } },
+      { root, test: { name: "unit", include: ["test/unit/**/*.test.ts"], testTimeout: 120_000 } },
       {
         root,
         test: {

@@ -13,8 +13,8 @@ import "../support/environment.mjs";
 
 const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.meta.url));
 const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
-const { openKernel } = createRequire(import.meta.url)(path("dist/kernel.js"));
-const { read } = createRequire(import.meta.url)(path("dist/reader.js"));
+const { openKernel } = createRequire(import.meta.url)(path("dist/kernel/meter.js"));
+const { read } = createRequire(import.meta.url)(path("dist/kernel/reader.js"));
 const METER = path("dist/execve_counter.bpf.o");
 const BASELINE = path("build/test/baseline.bpf.o");
 const ALL = ["count_execve", "count_execveat", "count_exec"];

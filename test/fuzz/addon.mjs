@@ -1,6 +1,6 @@
 // One process of make fuzz: calls the addon in random order with arguments right and wrong, in
 // the main thread and in workers that are ended at any moment. Whatever is called returns what
-// src/kernel.ts says, or throws what that says.
+// src/kernel/meter.ts says, or throws what that says.
 import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import { constants } from "node:os";

@@ -2,8 +2,8 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { loadAddon, type Session } from "../../src/kernel.ts";
-import { OTHER_UID } from "../../src/keys.ts";
+import { OTHER_UID } from "../../src/counts/abi.ts";
+import { loadAddon, type Session } from "../../src/kernel/meter.ts";
 import { projectPath } from "../support/files.ts";
 import { loadedBy, result, SLOW_NAMES, STORM, sh, until } from "../support/meter.ts";
 

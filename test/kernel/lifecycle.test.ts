@@ -4,8 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { describe, expect, test } from "vitest";
-import { run } from "../../src/agent.ts";
-import { type KernelOptions, openKernel } from "../../src/kernel.ts";
+import { run } from "../../src/agent/agent.ts";
+import { type KernelOptions, openKernel } from "../../src/kernel/meter.ts";
 import { projectPath } from "../support/files.ts";
 import {
   BPFTOOL,

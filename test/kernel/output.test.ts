@@ -208,7 +208,7 @@ test("with stderr full or closed it runs all the same", async () => {
 
 test("talk that nobody reads does not pile up for ever", async () => {
   const script = `
-    const { createLog } = require(${JSON.stringify(projectPath("dist/log.js"))});
+    const { createLog } = require(${JSON.stringify(projectPath("dist/base/log.js"))});
     const log = createLog("info");
     for (let i = 0; i < 100; i++) log.info("x".repeat(1 << 20));
     console.log(process.stderr.writableLength);

@@ -19,8 +19,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { UserError } from "../../src/errors.ts";
-import { unpin as removeAll } from "../../src/pins.ts";
+import { UserError } from "../../src/base/errors.ts";
+import { unpin as removeAll } from "../../src/kernel/pins.ts";
 import { projectPath } from "../support/files.ts";
 import { Installation } from "../support/installation.ts";
 import {

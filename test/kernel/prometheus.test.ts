@@ -11,7 +11,7 @@ import fc from "fast-check";
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
-import { CONTENT_TYPES, render } from "../../src/metrics.ts";
+import { CONTENT_TYPES, render } from "../../src/web/metrics.ts";
 import { makeCertificates } from "../support/certificates.ts";
 import { projectPath, readProjectFile } from "../support/files.ts";
 import { Meter, result, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
@@ -39,7 +39,7 @@ function promtool(exposition: string): string[] {
 }
 
 test("promtool accepts the golden exposition", () => {
-  expect(promtool(readProjectFile("test/golden/metrics.txt"))).toEqual([]);
+  expect(promtool(readProjectFile("test/unit/web/golden/metrics.txt"))).toEqual([]);
 });
 
 test("promtool accepts what the meter serves, and would complain of anything else", async () => {
@@ -222,7 +222,7 @@ test("Prometheus and promtool read back every name that a command can have", asy
 test("under the PodMonitor a series has the meter's labels, the node and nothing of the pod", async () => {
   const server = createServer((_, response) => {
     response.setHeader("content-type", CONTENT_TYPES[0]);
-    response.end(readProjectFile("test/golden/metrics.txt"));
+    response.end(readProjectFile("test/unit/web/golden/metrics.txt"));
   }).listen(0, "127.0.0.1");
   const { spec, metadata }: IPodMonitor = parse(
     readProjectFile("deploy/kubernetes/podmonitor.yaml"),

@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { effectiveCapabilities } from "../../src/capabilities.ts";
-import { findMeters } from "../../src/kernel.ts";
+import { effectiveCapabilities } from "../../src/kernel/capabilities.ts";
+import { findMeters } from "../../src/kernel/meter.ts";
 import { Installation } from "../support/installation.ts";
 import {
   BPFTOOL,

@@ -152,8 +152,8 @@ describe("npm pack", () => {
       "a changed BPF program",
       (at: string) => appendFileSync(join(at, "bpf/execve_counter.bpf.c"), "\n"),
     ],
-    ["a changed agent", (at: string) => appendFileSync(join(at, "src/agent.ts"), "\n")],
-    ["a changed page", (at: string) => appendFileSync(join(at, "dist/browser/page.css"), "\n")],
+    ["a changed agent", (at: string) => appendFileSync(join(at, "src/agent/agent.ts"), "\n")],
+    ["a changed page", (at: string) => appendFileSync(join(at, "dist/web/browser/page.css"), "\n")],
     ["one addon missing", (at: string) => rmSync(join(at, ADDONS[1] as string))],
     [
       "one addon of another build",

@@ -1,4 +1,4 @@
-import type { Snapshot } from "../../src/snapshot.ts";
+import type { Snapshot } from "../../src/counts/snapshot.ts";
 
 const PROGRAMS = [
   ["count_execve", "tracepoint/syscalls/sys_enter_execve"],

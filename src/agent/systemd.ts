@@ -1,0 +1,54 @@
+/** What systemd is told of the agent, and what it gives. */
+import { getSystemErrorName } from "node:util";
+import { ExitCode, UserError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import type { Inherited } from "../http/server.ts";
+import { isNativeError, loadAddon } from "../kernel/meter.ts";
+
+// SD_LISTEN_FDS_START
+const FIRST = 3;
+
+/**
+ * The sockets of a socket unit, by sd_listen_fds(3).
+ *
+ * @throws UserError where there are none
+ */
+export function inheritedSockets(): Inherited[] {
+  const { LISTEN_PID, LISTEN_FDS } = process.env;
+  const count = LISTEN_PID === `${process.pid}` ? Number(LISTEN_FDS) : 0;
+  if (!(count > 0)) {
+    throw new UserError(
+      "systemd has passed no sockets",
+      "start execve-counter.socket, whose service this is, or leave out --web.systemd-socket",
+      ExitCode.usage,
+    );
+  }
+  return Array.from({ length: count }, (_, i) => ({ fd: FIRST + i }));
+}
+
+/**
+ * Says, by sd_notify(3), to whoever wants to know that the agent is ready and, where the
+ * unit has a WatchdogSec=, twice in that time that it is alive.
+ *
+ * @returns to be called when it stops
+ */
+export function announce(log: Log): () => void {
+  const { notify } = loadAddon();
+  const say = (state: string) => {
+    try {
+      notify(state);
+    } catch (error) {
+      if (!isNativeError(error)) throw error;
+      log.warn(`cannot tell systemd ${state} (${getSystemErrorName(-error.errno)})`);
+    }
+  };
+  const { WATCHDOG_USEC, WATCHDOG_PID } = process.env;
+  const mine = WATCHDOG_PID === undefined || WATCHDOG_PID === `${process.pid}`;
+  const period = mine ? Number(WATCHDOG_USEC ?? 0) / 1000 : 0;
+  const timer = period > 0 ? setInterval(say, period / 2, "WATCHDOG=1") : undefined;
+  say("READY=1");
+  return () => {
+    clearInterval(timer);
+    say("STOPPING=1");
+  };
+}

@@ -1,0 +1,117 @@
+/** What the values of the flags mean; each function throws a UserError for nonsense. */
+import { isIPv6 } from "node:net";
+import { ExitCode, UserError } from "../base/errors.ts";
+import { MAX_COMMAND_BYTES } from "../counts/abi.ts";
+import { LABELS, type Label } from "../counts/labels.ts";
+import type { Address } from "../http/server.ts";
+
+const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+const SHORTEST = 100;
+const LONGEST = 3_600_000;
+
+/** "500ms", "5s", "1.5m", "1h" as milliseconds, from 100ms to 1h. */
+export function parseInterval(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
+  const duration = Number(match?.[1]) * (UNITS[match?.[2] ?? ""] ?? Number.NaN);
+  if (!(duration >= SHORTEST && duration <= LONGEST)) {
+    throw wrong("--interval", text, "give a duration from 100ms to 1h, like 500ms, 5s or 1m");
+  }
+  return duration;
+}
+
+/** "127.0.0.1:11059", "[::1]:11059", "localhost:0", ":11059". */
+export function parseListenAddress(text: string): Address {
+  const remedy =
+    "give host:port, like 127.0.0.1:11059, [::1]:11059 or :11059; a port is at most 65535";
+  const match = /^(?:\[([^\]]+)\]|([^:[\]/\s]*)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  const bracketed = match?.[1];
+  if (!match || port > 65_535 || (bracketed !== undefined && !isIPv6(bracketed))) {
+    throw wrong("--web.listen-address", text, remedy);
+  }
+  return { host: bracketed ?? (match[2] || undefined), port };
+}
+
+/** A path to serve at: "/metrics". */
+export function parseTelemetryPath(text: string, taken: readonly string[]): string {
+  if (!/^\/[\w\-.~/]*$/.test(text) || new URL(text, "http://localhost").pathname !== text) {
+    throw wrong(
+      "--web.telemetry-path",
+      text,
+      "give a path of letters, digits and -._~ between slashes, like /metrics",
+    );
+  }
+  if (taken.includes(text)) {
+    throw wrong(
+      "--web.telemetry-path",
+      text,
+      "choose a path that serves nothing else, like /metrics",
+    );
+  }
+  return text;
+}
+
+/** "command,user" as labels, each once, in the order of LABELS. */
+export function parseBy(text: string): Label[] {
+  const names = text.split(",").map((part) => part.trim());
+  const known: readonly string[] = LABELS;
+  if (names.some((name) => !known.includes(name))) {
+    throw wrong("--by", text, `give any of ${LABELS.join(",")}`);
+  }
+  return LABELS.filter((label) => names.includes(label));
+}
+
+/** Rows of the breakdown's table. */
+export function parseMaxSeries(text: string): number {
+  const rows = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!(rows >= 16 && rows <= 65_536)) {
+    throw wrong("--max-series", text, "give a number from 16 to 65536");
+  }
+  return rows;
+}
+
+/** A directory in bpffs, which need not be there. */
+export function parsePins(text: string): string {
+  if (text === "") throw wrong("the directory of the pins", text, "give one, or leave it out");
+  return text;
+}
+
+/** The id of a map, as the meter's first line and bpftool show it. */
+export function parseMapId(text: string): number {
+  const id = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(id >= 1 && id < 2 ** 32)) {
+    throw wrong("--map", text, "give the id that the meter's first line names");
+  }
+  return id;
+}
+
+/**
+ * "nc,curl" as command names. The kernel knows a program by the first bytes of its
+ * file's name: what can never match is refused.
+ */
+export function parseWatch(text: string): string[] {
+  return text.split(",").map((part) => {
+    const name = part.trim();
+    const refuse = (remedy: string) => wrong("a watched name", name, remedy);
+    if (name === "") throw refuse("give command names, separated by commas, like nc,curl");
+    if (name.includes("/")) {
+      const base = name.slice(name.lastIndexOf("/") + 1) || "nc";
+      throw refuse(`the kernel matches the file's name without its directory: give ${base}`);
+    }
+    if (name.includes("\0")) throw refuse("a file's name has no NUL: leave it out");
+    if (name.includes("\ufffd")) throw refuse("give a name that is valid UTF-8");
+    const bytes = Buffer.from(name);
+    if (bytes.length > MAX_COMMAND_BYTES) {
+      const start = bytes.subarray(0, MAX_COMMAND_BYTES).toString();
+      const example = start.includes("\ufffd") ? "those" : start;
+      throw refuse(
+        `the kernel keeps ${MAX_COMMAND_BYTES} bytes of the file's name and matches those: give ${example}`,
+      );
+    }
+    return name;
+  });
+}
+
+function wrong(flag: string, value: string, remedy: string): UserError {
+  return new UserError(`${flag} cannot be ${JSON.stringify(value)}`, remedy, ExitCode.usage);
+}

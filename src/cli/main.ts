@@ -1,0 +1,349 @@
+/** The command line: flags in, exit code out. */
+import { setFlagsFromString } from "node:v8";
+import { Command, CommanderError, Option } from "commander";
+import { type AgentOptions, check, FIXED_PATHS, run } from "../agent/agent.ts";
+import type { Format } from "../agent/lines.ts";
+import { inheritedSockets } from "../agent/systemd.ts";
+import { ExitCode, UserError } from "../base/errors.ts";
+import { toJson } from "../base/json.ts";
+import { createLog, LEVELS, type Level } from "../base/log.ts";
+import { cannotPrint, openStdout } from "../base/stdout.ts";
+import { printable, visible } from "../base/text.ts";
+import { VERSION } from "../base/version.ts";
+import { LABELS, type Label } from "../counts/labels.ts";
+import type { Address } from "../http/server.ts";
+import { unpinKernel } from "../kernel/meter.ts";
+import type { TopOptions } from "../top/top.ts";
+import {
+  parseBy,
+  parseInterval,
+  parseListenAddress,
+  parseMapId,
+  parseMaxSeries,
+  parsePins,
+  parseTelemetryPath,
+  parseWatch,
+} from "./flags.ts";
+import { npxGone } from "./npx.ts";
+import * as watchList from "./watch.ts";
+
+// An agent that works for milliseconds a minute gains nothing from optimized code
+// or a large young generation; without them it needs a third less memory at work
+// (docs/performance.md).
+for (const flag of ["--no-opt", "--semi-space-growth-factor=1"]) setFlagsFromString(flag);
+
+interface Flags {
+  interval: number;
+  output: Format;
+  attempts: AgentOptions["attempts"];
+  failures?: true;
+  by: AgentOptions["by"];
+  watch: string[];
+  maxSeries: number;
+  pin?: string;
+  "web.listenAddress": readonly Address[];
+  "web.systemdSocket"?: true;
+  "web.telemetryPath": string;
+  "web.config.file"?: string;
+  web: boolean;
+  runAs: string;
+  "log.level": Level;
+  check?: true;
+}
+
+const PIN_DIRECTORY = "/sys/fs/bpf/execve-counter";
+const DEFAULT_ADDRESS = "127.0.0.1:11059";
+const DEFAULT_ADDRESSES = [parseListenAddress(DEFAULT_ADDRESS)];
+
+function by(): Option {
+  return new Option("--by <labels>", `break execs down by any of ${LABELS.join(",")}`).argParser(
+    (text, before: readonly Label[] = []) => {
+      const labels = [...before, ...parseBy(text)];
+      return LABELS.filter((label) => labels.includes(label));
+    },
+  );
+}
+
+function attempts(): Option {
+  return new Option("--attempts <how>", "how to count attempts")
+    .choices(["tracepoint", "raw", "off"])
+    .default("tracepoint");
+}
+
+function interval(what: string, preset: string): Option {
+  return new Option("-i, --interval <duration>", `${what}, 100ms to 1h`)
+    .default(parseInterval(preset), preset)
+    .argParser(parseInterval);
+}
+
+function maxSeries(): Option {
+  return new Option("--max-series <n>", "rows that the breakdown has room for, 16 to 65536")
+    .default(1024)
+    .argParser(parseMaxSeries);
+}
+
+function map(): Option {
+  return new Option(
+    "--map <id>",
+    "of several meters the one whose first line names this map",
+  ).argParser(parseMapId);
+}
+
+function logLevel(): Option {
+  return new Option("--log.level <level>", "debug includes libbpf's messages")
+    .choices(LEVELS)
+    .default("info");
+}
+
+const program = new Command("execve-counter")
+  .description("Counts every program execution on this host, in the kernel, exactly.")
+  .version(VERSION, "--version", "print the version")
+  .helpOption("-h, --help", "print this help")
+  .helpCommand(false)
+  .exitOverride()
+  .configureOutput({ outputError: () => {} });
+
+const runCommand = program
+  .command("run", { isDefault: true })
+  .description("count until stopped (the default command)")
+  .helpOption("-h, --help", "print this help")
+  .addOption(interval("print period", "5s"))
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .addOption(attempts())
+  .option("--failures", "count failed calls by errno")
+  .addOption(by().default([], "none"))
+  .addOption(
+    new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
+      .default([], "none")
+      .argParser((text, before: string[]) => [...new Set([...before, ...parseWatch(text)])]),
+  )
+  .addOption(maxSeries())
+  .addOption(
+    new Option("--pin [dir]", `count on while the agent is away; in ${PIN_DIRECTORY} by default`)
+      .preset(PIN_DIRECTORY)
+      .argParser(parsePins),
+  )
+  .addOption(
+    new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
+      .default(DEFAULT_ADDRESSES, DEFAULT_ADDRESS)
+      .argParser((text, before: readonly Address[]) => [
+        ...(before === DEFAULT_ADDRESSES ? [] : before),
+        parseListenAddress(text),
+      ]),
+  )
+  .option("--web.systemd-socket", "listen on the sockets that systemd passes, on nothing else")
+  .addOption(
+    new Option("--web.telemetry-path <path>", "where the metrics are")
+      .default("/metrics")
+      .argParser((text) => parseTelemetryPath(text, FIXED_PATHS)),
+  )
+  .option("--web.config.file <file>", "TLS and basic auth, as the exporter toolkit has them")
+  .option("--no-web", "no HTTP at all")
+  .option("--run-as <user>", "after attaching, become this user; root keeps all", "nobody")
+  .addOption(logLevel())
+  .option("--check", "load, attach, read once, print what would run, exit")
+  .action(async (flags: Flags) => {
+    const { interval, output, attempts, failures = false, by, maxSeries, watch, pin } = flags;
+    const options: AgentOptions = {
+      ...{ interval, output, attempts, failures, by, maxSeries, watch, pin },
+      runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
+      web: flags.web
+        ? {
+            addresses: flags["web.systemdSocket"] ? inheritedSockets() : flags["web.listenAddress"],
+            telemetryPath: flags["web.telemetryPath"],
+            configFile: flags["web.config.file"],
+          }
+        : undefined,
+      logLevel: flags["log.level"],
+    };
+    if (flags.check) {
+      await print(await check(options));
+    } else {
+      await run(options, stopSignal(), openStdout());
+    }
+  });
+
+const watchCommand = program
+  .command("watch")
+  .description("edit the commands that the running meter watches")
+  .helpOption("-h, --help", "print this help")
+  .helpCommand(false)
+  .action(() => {
+    throw new UserError(
+      "watch needs list, add or remove",
+      "see execve-counter watch --help",
+      ExitCode.usage,
+    );
+  });
+
+/** A subcommand of watch, with the options that all of them have. */
+function watchSubcommand(name: string, description: string): Command {
+  return watchCommand
+    .command(name)
+    .description(description)
+    .helpOption("-h, --help", "print this help")
+    .addOption(map())
+    .addOption(logLevel());
+}
+
+interface TopFlags extends Omit<TopOptions, "by" | "map" | "logLevel"> {
+  by?: TopOptions["by"];
+  map?: number;
+  "log.level": Level;
+}
+
+interface WatchFlags {
+  map?: number;
+  "log.level": Level;
+}
+
+watchSubcommand("list", "print the watched commands and their counts")
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .action(async (flags: WatchFlags & { output: Format }) => {
+    const watched = watchList.list(flags.map, createLog(flags["log.level"]));
+    await print(
+      flags.output === "json"
+        ? [toJson(Object.fromEntries(watched))]
+        : [...watched].map(([name, count]) => `${printable(name)} ${count}`),
+    );
+  });
+
+for (const [name, edit, description] of [
+  ["add", watchList.add, "watch these commands too, from now on"],
+  ["remove", watchList.remove, "watch these commands no more"],
+] as const) {
+  watchSubcommand(name, description)
+    .argument("<name...>", "command names")
+    .action((names: string[], flags: WatchFlags) =>
+      edit([...new Set(names.flatMap(parseWatch))], flags.map, createLog(flags["log.level"])),
+    );
+}
+
+program
+  .command("top")
+  .description("live table, most execs per second first")
+  .helpOption("-h, --help", "print this help")
+  .addOption(by())
+  .addOption(interval("time between two frames", "1s"))
+  .addOption(map())
+  .addOption(attempts())
+  .addOption(maxSeries())
+  .addOption(logLevel())
+  .action(async ({ "log.level": logLevel, ...flags }: TopFlags) => {
+    const { top } = await import("../top/top.ts");
+    await top(
+      { by: undefined, map: undefined, ...flags, logLevel },
+      // Whatever else ends it leaves the terminal as it was.
+      stopSignal(
+        ...(process.stdout.isTTY ? (["SIGHUP", "SIGQUIT", "SIGUSR2", "SIGALRM"] as const) : []),
+      ),
+      openStdout(),
+    );
+  });
+
+program
+  .command("doctor")
+  .description("say what this machine offers and what is missing")
+  .helpOption("-h, --help", "print this help")
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .addOption(logLevel())
+  .action(async (flags: { output: Format; "log.level": Level }) => {
+    const { HERE, attempt, canRun, examine } = await import("./doctor.ts");
+    const findings = [...examine(HERE), ...attempt(createLog(flags["log.level"]).debug)];
+    await print(
+      flags.output === "json"
+        ? [toJson(findings)]
+        : findings.flatMap(({ what, state, found, remedy }) => [
+            `${state.padEnd(8)} ${what.padEnd(26)} ${found}`,
+            ...(remedy ? [`${" ".repeat(9)}to do: ${remedy}`] : []),
+          ]),
+    );
+    if (!canRun(findings)) {
+      throw new UserError(
+        "the meter cannot run here",
+        "see what is missing, above",
+        ExitCode.unable,
+      );
+    }
+  });
+
+program
+  .command("unpin")
+  .description("end what --pin left counting, and remove it")
+  .argument("[dir]", "where it is pinned", parsePins, PIN_DIRECTORY)
+  .helpOption("-h, --help", "print this help")
+  .addOption(logLevel())
+  .action(async (directory: string, flags: { "log.level": Level }) => {
+    const log = createLog(flags["log.level"]);
+    const removed = unpinKernel(directory, log.debug);
+    if (removed.length === 0) log.info(`nothing is pinned in ${directory}`);
+    await print(removed.map((path) => `removed ${path}`));
+  });
+
+program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);
+
+/** Writes lines to the end: a pipe may take them piece by piece. */
+function print(lines: readonly string[]): Promise<void> {
+  const text = lines.map((line) => `${visible(line)}\n`).join("");
+  return new Promise((resolve, reject) => {
+    process.stdout.write(text, (error) => (error ? reject(cannotPrint(error)) : resolve()));
+  });
+}
+
+/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
+function stopSignal(...more: NodeJS.Signals[]): Promise<void> {
+  const signals = ["SIGINT", "SIGTERM", ...more] as const;
+  return new Promise((resolve) => {
+    const stop = () => {
+      for (const signal of signals) process.off(signal, stop);
+      resolve();
+    };
+    for (const signal of signals) process.on(signal, stop);
+    npxGone().then(stop);
+  });
+}
+
+/** Two lines on stderr, and the exit code. */
+function report(error: unknown): number {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0;
+    const [, taker] = /too many arguments for '(run|watch)'/.exec(error.message) || [];
+    const stray = taker === "run" ? runCommand.args[0] : `watch ${watchCommand.args[0]}`;
+    return report(
+      new UserError(
+        taker
+          ? `there is no command ${stray}`
+          : error.message.replace(/^error: /, "").replaceAll("\n", " "),
+        "see execve-counter --help",
+        ExitCode.usage,
+      ),
+    );
+  }
+  const log = createLog("error");
+  if (error instanceof UserError) {
+    log.error(error.message);
+    log.error(`to do: ${error.remedy}`);
+    return error.exitCode;
+  }
+  const stack = `${error instanceof Error ? error.stack : error}`;
+  for (const line of `this is a bug, please report it: ${stack}`.split("\n")) log.error(line);
+  return ExitCode.failed;
+}
+
+// Node.js would open a debugger, through which everybody on the machine could run code in
+// here: and whoever runs as the same user, as nobody, may send the signal.
+process.on("SIGUSR1", () => {});
+
+// Talk that nobody hears is no failure; run() looks after its own stdout.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+
+program
+  .parseAsync()
+  .then(() => 0, report)
+  .then(process.exit);

@@ -1,0 +1,361 @@
+/** HTTP: a table of pages, read only. Knows nothing of what they say. */
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import {
+  type AddressInfo,
+  createServer as createListener,
+  isIP,
+  isIPv6,
+  type Server,
+  type Socket,
+} from "node:net";
+import { hostname } from "node:os";
+import type { Duplex } from "node:stream";
+import { setImmediate } from "node:timers/promises";
+import { promisify } from "node:util";
+import { gzip } from "node:zlib";
+import Negotiator from "negotiator";
+import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
+import { BOUNDS, type Bounds, type Client, Connections } from "./connections.ts";
+
+export interface Address {
+  /** A name or an address; undefined for every address of the machine. */
+  host: string | undefined;
+  port: number;
+}
+
+/** A socket that listens already, by its file descriptor. */
+export interface Inherited {
+  fd: number;
+}
+
+export interface Answer {
+  /** 200 by default. */
+  status?: number;
+  /** The type that was asked for, by default. */
+  type?: string;
+  /** Its Content-Security-Policy, whatever is set for all; by default it may load and run nothing. */
+  policy?: string;
+  body: string;
+}
+
+export interface Page {
+  /** The content types it comes in; the first is for who likes none, so that no scraper is turned away. */
+  types: readonly string[];
+  /** Makes it, for everybody who waits for it in this type. */
+  make(type: string): Answer | Promise<Answer>;
+}
+
+/** What stands before the pages. */
+export interface Protection {
+  /** Makes a server that speaks TLS and hands over who may come in; undefined for plain HTTP. */
+  readonly tls?: (welcome: (socket: Socket) => void) => Server;
+  /** Headers of every answer. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Whether a client is let in, by the header that names user and password; undefined for everybody. */
+  readonly admit?: (authorization: string | undefined, client: string) => Promise<Verdict>;
+}
+
+/** "later": too many passwords of this client wait to be looked at. */
+export type Verdict = "welcome" | "stranger" | "later";
+
+export interface Web {
+  /** Where it listens, as URLs without a path. */
+  readonly origins: string[];
+  close(): void;
+}
+
+export const TEXT = "text/plain; charset=utf-8";
+export const HTML = "text/html; charset=utf-8";
+export const JSON_TYPE = "application/json; charset=utf-8";
+
+const METHODS = ["GET", "HEAD"];
+/** The policy of what is no page to look at. */
+const NOTHING = "default-src 'none'; frame-ancestors 'none'";
+/** What a client asks for in more letters than this is not looked at: it can take long to. */
+const LONGEST_PREFERENCE = 1024;
+/** Milliseconds that a page is waited with while more and more ask for it. */
+const LONGEST_GATHERING = 50;
+const compress = promisify(gzip);
+
+/** An answer as it is sent; compressed once for everybody. */
+interface Sheet {
+  status: number;
+  type: string;
+  policy: string | undefined;
+  body: Buffer;
+  gzip?: Promise<Buffer>;
+}
+
+const NOT_FOUND = sheet({ status: 404, body: "not found\n" });
+const NOT_ALLOWED = sheet({ status: 405, body: "only GET and HEAD\n" });
+const STRANGER = sheet({ status: 401, body: "user and password, please\n" });
+const LATER = sheet({ status: 429, body: "too many passwords at once\n" });
+const MISDIRECTED = sheet({
+  status: 421,
+  body: "asked for by a name that is not this machine's: ask for its address, localhost or its host name; a reverse proxy has to send one of these as Host\n",
+});
+const BROKEN = sheet({ status: 500, body: "this is a bug: see the log\n" });
+
+export interface ServeOptions {
+  /** What is in force now; asked at every connection and every request. */
+  protection?: () => Protection;
+  bounds?: Bounds;
+}
+
+const OPEN: Protection = { headers: {} };
+
+/**
+ * Serves the pages, by path, on every address.
+ *
+ * @throws UserError where an address cannot be listened on; none is then
+ */
+export async function serve(
+  addresses: readonly (Address | Inherited)[],
+  pages: ReadonlyMap<string, Page>,
+  onError: (error: unknown) => void,
+  { protection = () => OPEN, bounds = BOUNDS }: ServeOptions = {},
+): Promise<Web> {
+  const connections = new Connections(bounds);
+  const table = new Map([...pages].map(([path, page]) => [path, toSheets(page, onError)]));
+  // It does not listen, so it has no time limits of its own: those of the connections are it.
+  const http = createServer({ keepAliveTimeout: bounds.patience }, (request, response) => {
+    const client = request.socket as Duplex as Client;
+    if (client.destroyed || !connections.ask(client)) return;
+    answer(request, response, table, connections, protection()).catch((error) => {
+      onError(error);
+      client.destroy();
+    });
+  });
+
+  const speak = (socket: Socket) => http.emit("connection", connections.open(socket));
+  let secured: { by: Protection; server: Server | undefined } | undefined;
+  const welcome = (socket: Socket) => {
+    connections.accept(socket);
+    const by = protection();
+    if (by !== secured?.by) secured = { by, server: by.tls?.(speak) };
+    if (secured.server) secured.server.emit("connection", socket);
+    else speak(socket);
+  };
+
+  // Starts the threads that compress: libuv aborts where it can start none, as the user that
+  // the agent becomes may not (RLIMIT_NPROC), nor anybody in a full control group of pids.
+  await compress("");
+
+  const listeners: Server[] = [];
+  const close = () => {
+    for (const listener of listeners) listener.close();
+    connections.closeAll();
+  };
+  try {
+    for (const address of addresses) {
+      // Half open: who has said all may still wait for the answer.
+      const listener = createListener({ allowHalfOpen: true, noDelay: true }, welcome);
+      listeners.push(listener);
+      await listen(listener, address);
+      listener.on("error", onError);
+    }
+  } catch (error) {
+    close();
+    throw error;
+  }
+  const scheme = protection().tls ? "https" : "http";
+  return { origins: listeners.map((listener) => origin(scheme, listener)), close };
+}
+
+type Sheets = ReadonlyMap<string, () => Promise<Sheet>>;
+
+/** The page in each of its types, made at most once at a time. */
+function toSheets({ types, make }: Page, onError: (error: unknown) => void): Sheets {
+  return new Map(
+    types.map((type) => [
+      type,
+      shared(async () => {
+        try {
+          return sheet({ type, ...(await make(type)) });
+        } catch (error) {
+          onError(error);
+          return BROKEN;
+        }
+      }),
+    ]),
+  );
+}
+
+function sheet({ status = 200, type = TEXT, policy, body }: Answer): Sheet {
+  return { status, type, policy, body: Buffer.from(body) };
+}
+
+/**
+ * Calls `make` once for all who ask before it begins, and waits for those who are
+ * about to: everybody gets what was made after they asked, and however many they
+ * are, timers run between two calls.
+ */
+function shared<T>(make: () => Promise<T>): () => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  let next: Promise<T> | undefined;
+  let more = false;
+  return () => {
+    more = true;
+    next ??= last.then(async () => {
+      // A turn of the event loop accepts one connection, and ends here.
+      const latest = performance.now() + LONGEST_GATHERING;
+      await setImmediate();
+      do {
+        more = false;
+        await setImmediate();
+      } while (more && performance.now() < latest);
+      next = undefined;
+      return make();
+    });
+    last = next.then(() => {});
+    return next;
+  };
+}
+
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  table: ReadonlyMap<string, Sheets>,
+  connections: Connections,
+  protection: Protection,
+): Promise<void> {
+  const { method = "", headers } = request;
+  const client = request.socket as Duplex as Client;
+  // Prometheus 3 adds how to escape unusual metric names to the types it asks
+  // for; there are none here, so the types are matched without.
+  const accept = preference(headers.accept)?.replaceAll(/;\s*escaping=[^;,]*/g, "");
+  const encoding = preference(headers["accept-encoding"]);
+  const negotiator = new Negotiator({ headers: { accept, "accept-encoding": encoding } });
+  const sheets = table.get(pathOf(request));
+  // First of all: not even passwords are looked at for a page of somebody else.
+  const verdict = isMisdirected(request, client.localAddress)
+    ? "misdirected"
+    : ((await protection.admit?.(headers.authorization, client.remoteAddress)) ?? "welcome");
+  let sheet: Sheet;
+  if (verdict === "misdirected") {
+    sheet = MISDIRECTED;
+  } else if (verdict === "stranger") {
+    response.setHeader("www-authenticate", 'Basic realm="execve-counter"');
+    sheet = STRANGER;
+  } else if (verdict === "later") {
+    response.setHeader("retry-after", "1");
+    sheet = LATER;
+  } else if (!sheets) {
+    sheet = NOT_FOUND;
+  } else if (!METHODS.includes(method)) {
+    response.setHeader("allow", METHODS.join(", "));
+    sheet = NOT_ALLOWED;
+  } else {
+    sheet = await preferred(negotiator, sheets)();
+  }
+
+  let { body } = sheet;
+  if (negotiator.encoding(["gzip", "identity"]) === "gzip") {
+    sheet.gzip ??= compress(body);
+    body = await sheet.gzip;
+    response.setHeader("content-encoding", "gzip");
+  }
+  // What comes with a request is not read, so nothing can come after it.
+  if (hasBody(request)) response.setHeader("connection", "close");
+  const fields = {
+    "content-type": sheet.type,
+    "content-length": body.length,
+    vary: "accept, accept-encoding",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": NOTHING,
+    ...protection.headers,
+  };
+  // One by one: of two spellings of a name the last counts, and not both.
+  for (const [name, value] of Object.entries(fields)) response.setHeader(name, value);
+  // Another one would stop its scripts, and none is stricter.
+  if (sheet.policy) response.setHeader("content-security-policy", sheet.policy);
+  response.writeHead(sheet.status);
+  connections.answer(client, body.length);
+  response.once("finish", () => connections.sent(client, body.length));
+  response.end(method === "HEAD" ? undefined : body);
+}
+
+function preference(header: string | undefined): string | undefined {
+  return header && header.length <= LONGEST_PREFERENCE ? header : undefined;
+}
+
+function hasBody({ headers }: IncomingMessage): boolean {
+  return "transfer-encoding" in headers || (headers["content-length"] ?? "0") !== "0";
+}
+
+function preferred(negotiator: Negotiator, sheets: Sheets): () => Promise<Sheet> {
+  const types = [...sheets.keys()];
+  return sheets.get(negotiator.mediaType(types) ?? (types[0] as string)) as () => Promise<Sheet>;
+}
+
+function pathOf({ url: target = "" }: IncomingMessage): string {
+  return toUrl(target.startsWith("/") ? `http://localhost${target}` : target)?.pathname ?? target;
+}
+
+function toUrl(text: string): URL | undefined {
+  return URL.canParse(text) ? new URL(text) : undefined;
+}
+
+/**
+ * Whether a request that came in over loopback names another host. A web page can have its
+ * own name lead here, and then a browser on this machine lets it read the answers (DNS
+ * rebinding); but it cannot do so under an address or a name of this machine. Who names no
+ * host is no browser.
+ */
+function isMisdirected({ url = "", headers }: IncomingMessage, localAddress: string): boolean {
+  if (!/^(::ffff:)?127\.|^::1$/.test(localAddress)) return false;
+  // A target may be a whole URL, and then counts instead of the header.
+  const named = [headers.host, url.startsWith("/") ? "" : toUrl(url)?.host];
+  return named.some((host) => host && !isOwn(host));
+}
+
+/** Whether a host, with or without a port, is an address, localhost or this machine. */
+function isOwn(host: string): boolean {
+  const name = nameIn(host);
+  if (name === undefined) return false;
+  const [short = ""] = hostname().split(".");
+  const own = ["localhost", nameIn(hostname()), nameIn(short)];
+  return isIP(name.replace(/^\[|\]$/g, "")) > 0 || own.includes(name) || /\.localhost$/.test(name);
+}
+
+/** The host alone, as a URL has it: in lower case, without the dot of the root. */
+function nameIn(host: string): string | undefined {
+  return toUrl(`http://${host}`)?.hostname.replace(/\.$/, "");
+}
+
+function listen(server: Server, address: Address | Inherited): Promise<void> {
+  const name = "fd" in address ? `descriptor ${address.fd}` : toText(address);
+  return new Promise((resolve, reject) => {
+    const refuse = (error: NodeJS.ErrnoException) => {
+      const code = error.code ?? error.message;
+      reject(
+        new UserError(
+          `cannot listen on ${name} (${code})`,
+          code === "EADDRINUSE"
+            ? "stop what listens there (another execve-counter?), or choose another --web.listen-address"
+            : code === "EMFILE"
+              ? MORE_FILES
+              : "choose another --web.listen-address",
+          ExitCode.failed,
+        ),
+      );
+    };
+    server.once("error", refuse);
+    server.listen(address, () => {
+      server.off("error", refuse);
+      resolve();
+    });
+  });
+}
+
+function origin(scheme: string, server: Server): string {
+  const address = server.address() as AddressInfo | string;
+  // A string is a path: a socket that was inherited may be of the file system.
+  if (typeof address === "string") return `unix:${address}:`;
+  return `${scheme}://${toText({ host: address.address, port: address.port })}`;
+}
+
+function toText({ host = "", port }: Address): string {
+  return `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+}

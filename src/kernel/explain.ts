@@ -1,0 +1,215 @@
+/** Puts what the kernel, libbpf or the dynamic linker refuses into a user's words. */
+import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
+import { hasCapabilities } from "./capabilities.ts";
+
+/** What the addon reports: see Failure in native/session.h. */
+export interface KernelFailure {
+  step: string;
+  /** The errno's name: "EPERM". */
+  code: string;
+  /** The line of libbpf's messages that tells most, where there is one. */
+  detail: string | undefined;
+  /** Whether the verifier has read the program, and refused it. */
+  verdict?: boolean;
+}
+
+/** What is known about the machine at the moment of the failure. */
+export interface Circumstances {
+  /** The effective capabilities, a bit each (CapEff in /proc/self/status). */
+  capabilities: bigint;
+  /** They hold in a user namespace only. */
+  nested: boolean;
+  /** /sys is mounted. */
+  sys: boolean;
+  /** /sys/kernel/btf/vmlinux exists. */
+  btf: boolean;
+  /** The object file that was to be loaded. */
+  object: string;
+  /** The directory to pin in, where there is one. */
+  pins?: string | undefined;
+}
+
+const ALL_CAPABILITIES = "run it as root, or with CAP_BPF and CAP_PERFMON";
+const BANNED =
+  "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
+const ONLY_NESTED =
+  "run it as root of the host: here root is root of a user namespace only, as in a rootless container";
+const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
+export const unpinIt = (directory = "<dir>") =>
+  `give its counts up: execve-counter unpin ${directory}`;
+const USE_RAW = "count by the raw hook, which needs none: --attempts raw";
+
+/** Puts a failure of the kernel or of libbpf into a user's words. */
+export function explain(failure: KernelFailure, here: Circumstances): UserError {
+  const { step, code } = failure;
+  const because = failure.detail ? `${code}: ${failure.detail}` : code;
+  const unable = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.unable);
+  const failed = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.failed);
+
+  if (code === "EMFILE" || code === "ENFILE" || code === "ENOMEM") {
+    return failed(
+      `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${step}: ${code})`,
+      code === "ENOMEM"
+        ? "free memory, or raise the memory limit of the control group it runs in"
+        : code === "EMFILE"
+          ? MORE_FILES
+          : "raise the machine's limit on open files (sysctl fs.file-max)",
+    );
+  }
+
+  switch (step) {
+    case "open":
+      return failed(
+        code === "ENOENT"
+          ? `the BPF object is missing: ${here.object}`
+          : `the BPF object cannot be read: ${here.object} (${because})`,
+        isDenied(code)
+          ? "let the user that the meter runs as read it, with chgrp and chmod"
+          : "build it again (make build), or install execve-counter again",
+      );
+    case "mount tracefs":
+      return unable(`tracefs is not mounted, nor can it be privately (${code})`, USE_RAW);
+    case "tracefs":
+      return unable(`tracefs ${isDenied(code) ? "may not" : "cannot"} be read (${code})`, USE_RAW);
+    case "tracepoint":
+      return unable(`this kernel has no tracepoints on system calls (${code})`, USE_RAW);
+    case "perf_event":
+      if (code === "ENOSYS") return unable(`this kernel has no perf events (${code})`, USE_RAW);
+      if (isDenied(code)) return unable(`perf events may not be opened (${code})`, USE_RAW);
+      break;
+    case "load":
+      if (!here.sys && code !== "ENOSYS" && !isDenied(code)) {
+        return unable(
+          "there is no /sys/kernel/btf/vmlinux, because /sys is not mounted",
+          "mount it: sudo mount -t sysfs sysfs /sys",
+        );
+      }
+      if (!here.btf && code !== "ENOSYS" && !isDenied(code)) {
+        return unable(
+          "this kernel has no BTF: there is no /sys/kernel/btf/vmlinux",
+          "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' kernels have it",
+        );
+      }
+  }
+  if (step === "lock") {
+    const path = here.pins ?? "/run/execve-counter.lock";
+    return failed(
+      `cannot lock ${path} (${code})`,
+      "see that whoever runs this may open it, or make it",
+    );
+  }
+  if (step.startsWith("pinned ")) {
+    if (code === "EROFS") return readOnly(here.pins);
+    return failed(
+      `what is pinned as ${step.slice(7)} is not what this meter would pin (${code})`,
+      `start the version that pinned it, or ${unpinIt(here.pins)}`,
+    );
+  }
+  if (step.startsWith("pin link_") && code === "EINVAL") {
+    return unable(
+      `this kernel cannot pin the link of a tracepoint (${step}: ${code})`,
+      "use --attempts raw, whose links every kernel can pin; tracepoints' can be from Linux 5.15 on",
+    );
+  }
+  if (code === "ENOSYS") {
+    return unable(
+      `this kernel has no BPF (${step}: ${code})`,
+      "boot a kernel with CONFIG_BPF_SYSCALL=y, or leave the sandbox that hides bpf(2)",
+    );
+  }
+  if (code === "EPERM" && (step === "update" || step === "delete")) {
+    return failed(
+      `the map of counters is frozen: it can be read, but not edited (${step}: ${code})`,
+      `start the meter again; where it is pinned, first ${unpinIt(here.pins)}`,
+    );
+  }
+  if (isDenied(code) && ["find", "adopt", "follow"].includes(step)) {
+    return unable(
+      `not permitted to look for the running meter (${step}: ${code})`,
+      here.nested ? ONLY_NESTED : ROOT_FINDS,
+    );
+  }
+  if (step === "follow") {
+    return code === "ESRCH"
+      ? failed("the meter has ended", "start one: sudo execve-counter")
+      : failed(
+          `the running meter is of another version, whose tables are not those of this one (${code})`,
+          "run the execve-counter that it was started with, or start the meter again with this one",
+        );
+  }
+  if (isDenied(code) && !failure.verdict) {
+    const capable =
+      hasCapabilities(here.capabilities, "CAP_SYS_ADMIN") ||
+      hasCapabilities(here.capabilities, "CAP_BPF", "CAP_PERFMON");
+    return unable(
+      `not permitted to use BPF (${step}: ${code})`,
+      here.nested ? ONLY_NESTED : capable ? BANNED : ALL_CAPABILITIES,
+    );
+  }
+  if (step === "load" || step === "perf_event" || step.startsWith("attach ")) {
+    return unable(
+      `the kernel refuses the program (${step}: ${because})`,
+      "run again with --log.level debug and report what it prints",
+    );
+  }
+  if (step === "update" && code === "E2BIG") {
+    return new UserError(
+      "there is no room for that many watched names",
+      "watch fewer commands: there is room for 4096 counters",
+      ExitCode.usage,
+    );
+  }
+  return failed(
+    `the counters cannot be used (${step}: ${because})`,
+    "start the meter again; if this repeats, report it with the output of --log.level debug",
+  );
+}
+
+/** What is in a read-only bpffs can be neither changed nor taken over. */
+export function readOnly(pins = "the directory of the pins"): UserError {
+  return new UserError(
+    `${pins} is mounted read-only`,
+    "mount bpffs read-write there (mount -o remount,rw), or leave out what keeps it from that, like ProtectKernelTunables= in a unit",
+    ExitCode.unable,
+  );
+}
+
+/**
+ * Puts into words why there is no addon.
+ *
+ * @param reason what dlopen(3) said; undefined where there is no file
+ * @param glibc its version; undefined with another C library
+ */
+export function explainAddon(
+  reason: string | undefined,
+  architecture: string,
+  glibc: string | undefined,
+): UserError {
+  const unable = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.unable);
+  if (architecture !== "x64" && architecture !== "arm64") {
+    return unable(
+      `there is no native addon for ${architecture}`,
+      "run it with Node.js for x64 or arm64: it knows no other architecture's system calls",
+    );
+  }
+  const needed = /GLIBC_([\d.]+)' not found/.exec(reason ?? "")?.[1];
+  if (glibc === undefined || needed) {
+    const here = glibc ? `this is glibc ${glibc}` : "this Node.js has another C library (musl?)";
+    return unable(
+      `the native addon is for glibc${needed ? ` ${needed} or newer` : ""}, and ${here}`,
+      "run it where that is, like in the image node:22-slim",
+    );
+  }
+  return new UserError(
+    `the native addon cannot be loaded: ${reason ?? "there is none"}`,
+    // The dynamic linker gives no number.
+    reason?.endsWith("Too many open files")
+      ? MORE_FILES
+      : "install execve-counter again; in a checkout, build it (make build), which installs libbpf too",
+    ExitCode.failed,
+  );
+}
+
+function isDenied(code: string): boolean {
+  return code === "EPERM" || code === "EACCES";
+}

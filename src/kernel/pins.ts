@@ -1,0 +1,470 @@
+/**
+ * The directory in bpffs where a meter is pinned, so that it counts on while no agent
+ * runs. What is in it has its final name only while it is complete:
+ *
+ *   <directory>/v2           what PIN_VERSION in bpf/execve_counter.h lists
+ *   <directory>/unfinished   the same, on its way there or away
+ *
+ * Who has the lock on the directory is alone in it: what is unfinished then is left over.
+ *
+ * Root works in directories that other users own, who may put something else in the place
+ * of anything at any moment. So a directory is looked at once it is open, and what is in it
+ * is reached through its descriptor: by then its path may lead elsewhere.
+ */
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmdirSync,
+  type Stats,
+  statfsSync,
+  unlinkSync,
+} from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
+import {
+  CALLS_MAP,
+  COUNTERS_MAP,
+  EXECS_MAP,
+  FAILURES_MAP,
+  PIN_VERSION,
+  STATE_MAP,
+} from "../counts/abi.ts";
+import { readOnly, unpinIt } from "./explain.ts";
+
+const BPFFS = "/sys/fs/bpf";
+const BPFFS_MAGIC = 0xcafe4a11;
+/** Else everybody may write to it. */
+const MOUNT = "mount -t bpf -o mode=700 bpf";
+const UNFINISHED = "unfinished";
+const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
+const OURS = /^(?:enter|next|link)_(count_\w+)$/;
+
+/** What this needs of the addon. */
+export interface Native {
+  /** The errno's name where it cannot: "EPERM". */
+  mountBpffs(directory: string): string | undefined;
+  /** False where somebody else has the lock. */
+  lock(directory: string): boolean;
+}
+
+export interface Pins {
+  /** Where the maps, programs and links are, or are to be pinned; until close(). */
+  readonly path: string;
+  /** Whether they are there. */
+  readonly adopt: boolean;
+  /** The programs whose entries are there. */
+  readonly programs: readonly string[];
+  /** Whether they outlive this mount namespace; undefined where nobody can tell. */
+  readonly outlive: boolean | undefined;
+  /** Gives what was pinned its final name. */
+  commit(): void;
+  /** Removes what was pinned by this start, and closes. */
+  discard(): void;
+  close(): void;
+}
+
+/**
+ * Makes the directory ready to pin in, or finds what is pinned there.
+ *
+ * @throws UserError where that is not possible; nothing that was there is changed, but for
+ *   what a start left that was cut short
+ */
+export function preparePins(directory: string, native: Native): Pins {
+  const path = resolve(directory);
+  return usable(path, () => {
+    const { made, mounted, ...place } = makePlace(path, native);
+    try {
+      return prepare(place, made, mounted, native);
+    } catch (error) {
+      if (made) rmdirSync(place.parent.at(place.name));
+      close(place);
+      throw error;
+    }
+  });
+}
+
+function prepare(place: Place, made: boolean, mounted: boolean, native: Native): Pins {
+  const { top } = place;
+  lock(top, native);
+  const found = top.names();
+  for (const name of found) {
+    if (name === UNFINISHED || name === PIN_VERSION) continue;
+    if (!/^v\d+$/.test(name)) throw foreign(join(top.path, name));
+    throw new UserError(
+      `${join(top.path, name)} was pinned by another version`,
+      `start that version, or ${unpinIt(top.path)}`,
+      ExitCode.failed,
+    );
+  }
+  if (found.includes(UNFINISHED)) {
+    const stock = takeStock(top, UNFINISHED);
+    remove(top, stock);
+    stock.directory.close();
+  }
+  const adopt = found.includes(PIN_VERSION);
+  let name = adopt ? PIN_VERSION : UNFINISHED;
+  if (!adopt) mkdirSync(top.at(name), { mode: 0o700 });
+  let directory: Directory;
+  let programs: string[];
+  try {
+    directory = top.enter(name);
+    // Also where nothing is there: to see that there is a descriptor left to discard it with.
+    programs = programsIn(directory);
+  } catch (error) {
+    if (!adopt) rmdirSync(top.at(name));
+    throw error;
+  }
+  const stop = () => {
+    directory.close();
+    close(place);
+  };
+  return {
+    path: directory.at(),
+    adopt,
+    programs,
+    outlive: outlive(top, mounted),
+    commit() {
+      if (adopt) return;
+      renameSync(top.at(name), top.at(PIN_VERSION));
+      name = PIN_VERSION;
+    },
+    discard() {
+      if (!adopt) {
+        usable(top.path, () => {
+          remove(top, { directory, name, pins: directory.names() });
+          if (made) rmdirSync(place.parent.at(place.name));
+        });
+      }
+      stop();
+    },
+    close: stop,
+  };
+}
+
+/**
+ * Removes what is pinned, which ends its counting, and returns the paths.
+ *
+ * @throws UserError where something there is not ours; nothing is removed then
+ */
+export function unpin(directory: string, native: Native): string[] {
+  const path = resolve(directory);
+  return usable(path, () => {
+    const { missing, ...place } = descend(path);
+    try {
+      return missing.length > 0 ? [] : removeAll(place, native);
+    } finally {
+      close(place);
+    }
+  });
+}
+
+function removeAll({ parent, top, name }: Place, native: Native): string[] {
+  if (!top.isBpffs()) {
+    throw new UserError(
+      `${top.path} is not in a bpffs: nothing is pinned there`,
+      `give the directory that --pin was given: ${BPFFS}/execve-counter by default`,
+      ExitCode.failed,
+    );
+  }
+  lock(top, native, true);
+  const versions = top.names().sort(); // UNFINISHED first, whose name the others take
+  const stocks: Stock[] = [];
+  let removed: string[];
+  try {
+    for (const version of versions) {
+      if (!/^(v\d+|unfinished)$/.test(version)) throw foreign(join(top.path, version));
+      stocks.push(takeStock(top, version));
+    }
+    removed = stocks.flatMap((stock) => remove(top, stock));
+  } finally {
+    for (const { directory } of stocks) directory.close();
+  }
+  if (parent.status().dev !== top.status().dev) return removed; // the bpffs itself
+  rmdirSync(parent.at(name));
+  return [...removed, top.path];
+}
+
+/** A directory that is open: what is in it is reached through it, whatever its path leads to. */
+class Directory {
+  // O_PATH, which Node.js has no name for: to look into it is not needed to go through it.
+  static readonly #FLAGS = 0o10000000 | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+  /** To name it; nothing is done by it. */
+  readonly path: string;
+  readonly #fd: number;
+
+  constructor(path: string, at: string = path) {
+    this.path = path;
+    this.#fd = openSync(at, Directory.#FLAGS);
+  }
+
+  /** Where something in it is, or itself: a path that no link on the way can bend. */
+  at(name = "."): string {
+    return `/proc/self/fd/${this.#fd}/${name}`;
+  }
+
+  enter(name: string): Directory {
+    const path = join(this.path, name);
+    try {
+      return new Directory(path, this.at(name));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOTDIR") throw error;
+      const isLink = lstatSync(this.at(name)).isSymbolicLink();
+      throw new UserError(
+        isLink ? `${path} is a symbolic link, which is not followed` : `${path} is not a directory`,
+        isLink
+          ? `give the path that it leads to: ${readlinkSync(this.at(name))}`
+          : "choose another directory",
+        ExitCode.failed,
+      );
+    }
+  }
+
+  names(): string[] {
+    return readdirSync(this.at());
+  }
+
+  status(): Stats {
+    return fstatSync(this.#fd);
+  }
+
+  isBpffs(): boolean {
+    return statfsSync(this.at()).type === BPFFS_MAGIC;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** A directory, and the one that it is in, by a name. */
+interface Place {
+  parent: Directory;
+  top: Directory;
+  name: string;
+}
+
+function close({ parent, top }: Place): void {
+  parent.close();
+  top.close();
+}
+
+/** Which the kernel refuses with EPERM in a bpffs. */
+const hasDot = (names: readonly string[]) => names.some((name) => name.includes("."));
+
+/** Opens a directory, or the last on the way to it that is there. */
+function descend(path: string): Place & { missing: string[] } {
+  if (!existsSync("/proc/self/fd")) {
+    throw new UserError(
+      "/proc is not mounted, without which pins cannot be reached safely",
+      "mount it: sudo mount -t proc proc /proc",
+      ExitCode.unable,
+    );
+  }
+  const place: Place = { parent: new Directory("/"), top: new Directory("/"), name: "." };
+  const missing = path.split("/").filter((name) => name !== "");
+  try {
+    for (let name = missing[0]; name !== undefined; name = missing[0]) {
+      const next = place.top.enter(name);
+      place.parent.close();
+      Object.assign(place, { parent: place.top, top: next, name });
+      missing.shift();
+    }
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const dotted = code === "EPERM" && hasDot(missing) && place.top.isBpffs();
+    if (code === "ENOENT" || dotted) return { ...place, missing };
+    close(place);
+    throw error;
+  }
+  return { ...place, missing };
+}
+
+/**
+ * Opens the directory, in a bpffs; mounts that and makes the directory where they are not.
+ *
+ * @returns whether it was made, and whether bpffs was mounted, too
+ */
+function makePlace(path: string, native: Native): Place & { made: boolean; mounted: boolean } {
+  let found = descend(path);
+  const mounted = !found.top.isBpffs();
+  if (mounted) {
+    close(found);
+    mountFor(path, native);
+    found = descend(path);
+  }
+  const { missing } = found;
+  if (hasDot(missing)) {
+    close(found);
+    throw new UserError(
+      `${path} cannot be in a bpffs: the kernel takes no dot in a name there`,
+      "choose a name without one",
+      ExitCode.failed,
+    );
+  }
+  let place: Place = found;
+  try {
+    for (const name of missing) {
+      mkdirSync(place.top.at(name), { mode: 0o700 });
+      const next = place.top.enter(name);
+      place.parent.close();
+      place = { parent: place.top, top: next, name };
+    }
+    return { ...place, made: missing.length > 0, mounted };
+  } catch (error) {
+    close(place);
+    throw error;
+  }
+}
+
+function mountFor(path: string, native: Native): void {
+  if (path !== BPFFS && !path.startsWith(`${BPFFS}/`)) {
+    throw new UserError(
+      `${path} is not in a bpffs`,
+      `choose a directory below ${BPFFS}, or mount one there: ${MOUNT} <directory>`,
+      ExitCode.failed,
+    );
+  }
+  const code = native.mountBpffs(BPFFS);
+  if (code === undefined) return;
+  throw new UserError(
+    `bpffs is not mounted, and cannot be (${code})`,
+    existsSync(BPFFS)
+      ? `mount it: sudo ${MOUNT} ${BPFFS}`
+      : "mount /sys first, where it is to be: sudo mount -t sysfs sysfs /sys",
+    ExitCode.unable,
+  );
+}
+
+/** One agent at a time, in a directory that is the owner's alone: this user's, or, to root, anybody's. */
+function lock(top: Directory, native: Native, ofAnybody = false): void {
+  const { uid, mode } = top.status();
+  const user = process.geteuid?.();
+  if ((uid !== user && !(ofAnybody && user === 0)) || (mode & 0o077) !== 0) {
+    throw new UserError(
+      `${top.path} is not private: others may change what is in it`,
+      "make it yours alone (chown, chmod 700), or choose another directory",
+      ExitCode.failed,
+    );
+  }
+  if (!native.lock(top.at())) {
+    throw new UserError(
+      `another execve-counter uses the pins in ${top.path}`,
+      "stop it first, or choose another directory",
+      ExitCode.failed,
+    );
+  }
+}
+
+/** A directory with pins, and what is in it, all of it ours. */
+interface Stock {
+  directory: Directory;
+  name: string;
+  pins: string[];
+}
+
+/** @throws UserError where something in it is not ours */
+function takeStock(top: Directory, name: string): Stock {
+  const directory = top.enter(name);
+  try {
+    const [inside, outside] = [directory.status(), top.status()];
+    if (inside.dev !== outside.dev || inside.uid !== outside.uid) throw foreign(directory.path);
+    const pins = directory.names();
+    for (const pin of pins) {
+      const ours = MAPS.includes(pin) || OURS.test(pin);
+      if (!ours || !lstatSync(directory.at(pin)).isFile()) throw foreign(join(directory.path, pin));
+    }
+    return { directory, name, pins };
+  } catch (error) {
+    directory.close();
+    throw error;
+  }
+}
+
+/**
+ * Removes what was found, and returns the paths. The links first, because what is half
+ * removed does not count; and under the name of what the next start removes.
+ */
+function remove(top: Directory, { directory, name, pins }: Stock): string[] {
+  if (name !== UNFINISHED) renameSync(top.at(name), top.at(UNFINISHED));
+  const isLink = (pin: string) => Number(pin.startsWith("link_"));
+  const sorted = pins.sort((a, b) => isLink(b) - isLink(a));
+  for (const pin of sorted) unlinkSync(directory.at(pin));
+  rmdirSync(top.at(UNFINISHED));
+  return [...sorted.map((pin) => join(directory.path, pin)), directory.path];
+}
+
+/** The programs whose entries are there; @throws UserError where it is not all of them, or more */
+function programsIn(directory: Directory): string[] {
+  const pins = directory.names();
+  if (pins.length === 0 && directory.path.endsWith(UNFINISHED)) return [];
+  const found = pins.flatMap((name) => OURS.exec(name)?.[1] ?? []);
+  const programs = [...new Set(found)];
+  const expected = [
+    ...MAPS,
+    ...programs.flatMap((program) => ["enter", "next", "link"].map((each) => `${each}_${program}`)),
+  ];
+  const odd = pins.find((name) => !expected.includes(name));
+  if (odd) throw foreign(join(directory.path, odd));
+  const missing = expected.find((name) => !pins.includes(name));
+  if (missing) {
+    throw new UserError(
+      `${directory.path} is damaged: ${missing} is gone`,
+      unpinIt(dirname(directory.path)),
+      ExitCode.failed,
+    );
+  }
+  return programs;
+}
+
+/** Whether the first process of the machine sees this bpffs, too. */
+function outlive(top: Directory, mounted: boolean): boolean | undefined {
+  // The number of the initial PID namespace: in another, /proc/1 is of no use.
+  const isHost = readlinkSync("/proc/self/ns/pid") === "pid:[4026531836]";
+  // As mountinfo has it: bpffs is on no device, whose major number is 0.
+  const { dev } = top.status();
+  const device = ` 0:${(dev & 0xff) | ((dev >> 12) & 0xfff00)} `;
+  try {
+    if (isHost) return readFileSync("/proc/1/mountinfo", "utf8").includes(device);
+  } catch {
+    // hidden from this user
+  }
+  return mounted ? false : undefined;
+}
+
+/** Does work on the directory; what the file system refuses becomes a UserError. */
+function usable<Result>(path: string, work: () => Result): Result {
+  try {
+    return work();
+  } catch (error) {
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (error instanceof UserError || code === undefined || syscall === undefined) throw error;
+    if (code === "EROFS") throw readOnly(path);
+    const denied = code === "EACCES" || code === "EPERM";
+    throw new UserError(
+      `cannot use ${path} for pins (${syscall}: ${code})`,
+      denied
+        ? "run it as the user who owns it: root, as a rule"
+        : code === "EMFILE"
+          ? MORE_FILES
+          : "choose another directory",
+      denied ? ExitCode.unable : ExitCode.failed,
+    );
+  }
+}
+
+function foreign(path: string): UserError {
+  return new UserError(
+    `${path} is not ours, so nothing is pinned or removed there`,
+    "see what it is, and move it away, or choose another directory",
+    ExitCode.failed,
+  );
+}

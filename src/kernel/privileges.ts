@@ -1,0 +1,116 @@
+/** Privileges: what the agent keeps of them once it has attached and listens. */
+import { readdirSync, readFileSync } from "node:fs";
+import { release } from "node:os";
+import { getSystemErrorName } from "node:util";
+import { ExitCode, UserError } from "../base/errors.ts";
+import { capabilityNumber, effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
+import { type Account, isAtLeast, isNativeError, loadAddon, statusOfSelf } from "./meter.ts";
+
+const DEFAULT_USER = "nobody";
+// What the kernel shows of users that it cannot show (/proc/sys/kernel/overflowuid):
+// nobody, where no /etc/passwd says so.
+const NOBODY: Account = { uid: 65534, gid: 65534 };
+// -1 to setresuid(2): as it is.
+const MOST = 2 ** 32 - 2;
+
+/**
+ * Finds out what the agent can become, and returns what makes it that: to be called once,
+ * when all that needs privileges is done, and saying in a line what it did.
+ *
+ * @param user a name or a number; root keeps everything. Undefined for nobody where the
+ *   process may change its user, and who it is where not
+ * @param finds whether it goes on to look for programs in the kernel, which takes CAP_SYS_ADMIN
+ * @throws UserError where there is no such user, or where what is given up could be had all the same
+ */
+export function planRestriction(user: string | undefined, finds = false): () => string {
+  const { restrict, ...look } = loadAddon();
+  const account = (who: string | number) => explained(() => look.account(who));
+  const find = (name: string) => {
+    const number = /^\d{1,10}$/.test(name) && Number(name) <= MOST ? Number(name) : undefined;
+    const byNumber = (uid: number) => account(uid) ?? { uid, gid: uid };
+    if (name === "") return undefined;
+    return account(name) ?? (number === undefined ? undefined : byNumber(number));
+  };
+  let become: Account | undefined;
+  if (user !== undefined) {
+    become = find(user);
+    if (!become) {
+      throw new UserError(
+        `there is no user ${JSON.stringify(user)}`,
+        "give --run-as the name or the number of an account, or root to keep all privileges",
+        ExitCode.usage,
+      );
+    }
+    if (become.uid === 0 && process.geteuid?.() === 0) return () => "keeps all privileges";
+  } else if (mayChangeUser()) {
+    become = find(DEFAULT_USER) ?? NOBODY;
+  }
+  if (Number.parseInt(process.env.UV_USE_IO_URING ?? "", 10) || hasRing()) {
+    throw new UserError(
+      `Node.js ${process.versions.node} lets the kernel read files for it, by io_uring, with the privileges that it started with`,
+      "start it with UV_USE_IO_URING=0, or use Node.js 20.11.1, 21.6.2 or newer",
+      ExitCode.unable,
+    );
+  }
+
+  // Before Linux 5.19 whoever reads a map needs it, unless the sysctl
+  // kernel.unprivileged_bpf_disabled is 0, which can change (c8644cd0efe7 in Linux).
+  const reads = isAtLeast(release(), 5, 19) ? [] : ["CAP_BPF" as const];
+  const keep = finds ? ["CAP_SYS_ADMIN" as const] : reads;
+  return () => {
+    try {
+      restrict(keep.map(capabilityNumber), become?.uid, become?.gid);
+    } catch (error) {
+      if (!isNativeError(error)) throw error;
+      throw new UserError(
+        `cannot give up privileges (${error.step}: ${getSystemErrorName(-error.errno)})`,
+        error.step === "threads"
+          ? "mount /proc, and load nothing into Node.js that starts threads of its own (LD_PRELOAD)"
+          : become && !mayChangeUser()
+            ? "leave out --run-as, or add CAP_SETUID and CAP_SETGID"
+            : "allow the call, or keep all privileges: --run-as root",
+        ExitCode.unable,
+      );
+    }
+    const { uid, gid } = become ?? { uid: process.getuid?.(), gid: process.getgid?.() };
+    return `runs as uid ${uid}, gid ${gid}, ${keep.length > 0 ? `with ${keep} only` : "without capabilities"}`;
+  };
+}
+
+function mayChangeUser(): boolean {
+  const set = effectiveCapabilities(statusOfSelf());
+  return hasCapabilities(set, "CAP_SETUID", "CAP_SETGID");
+}
+
+/** Asks for an account; who cannot tell is no reason to go on as somebody else. */
+function explained<Result>(ask: () => Result): Result {
+  try {
+    return ask();
+  } catch (error) {
+    if (!isNativeError(error)) throw error;
+    throw new UserError(
+      `cannot look for the user to become (${getSystemErrorName(-error.errno)})`,
+      "mend what /etc/nsswitch.conf names for passwd, or keep all privileges: --run-as root",
+      ExitCode.failed,
+    );
+  }
+}
+
+/**
+ * Whether libuv has made an io_uring with a thread in the kernel, as some releases of Node.js 20
+ * and 21 let it (CVE-2024-22017). Newer ones have rings without, which do nothing by themselves.
+ */
+function hasRing(): boolean {
+  const infos = "/proc/self/fdinfo";
+  try {
+    return readdirSync(infos).some((fd) => {
+      try {
+        return /^SqThread:\s*\d+$/m.test(readFileSync(`${infos}/${fd}`, "utf8"));
+      } catch {
+        return false; // closed since it was listed
+      }
+    });
+  } catch {
+    return false; // without /proc nothing is given up
+  }
+}

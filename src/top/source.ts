@@ -1,0 +1,203 @@
+/** What top looks at: a meter that runs, the next one once it has ended, or one of its own. */
+import { hostname } from "node:os";
+import { ExitCode, UserError } from "../base/errors.ts";
+import type { Log } from "../base/log.ts";
+import { printable } from "../base/text.ts";
+import type { Label } from "../counts/labels.ts";
+import { History, Rates } from "../counts/rates.ts";
+import type { Snapshot } from "../counts/snapshot.ts";
+import {
+  type Attempts,
+  chooseMeter,
+  findMeters,
+  type Meter,
+  openKernel,
+  openRunningMeter,
+  type RunningMeter,
+} from "../kernel/meter.ts";
+import { read } from "../kernel/reader.ts";
+import type { Moment } from "./frame.ts";
+
+export interface SourceOptions {
+  /** Undefined for what the running meter has, or the command. */
+  by: readonly Label[] | undefined;
+  /** Of the running meter that is meant; undefined for the only one, or none. */
+  map: number | undefined;
+  /** How to count attempts, and the rows that there is room for, where no meter runs. */
+  attempts: Attempts;
+  maxSeries: number;
+  /** Milliseconds between two looks. */
+  interval: number;
+}
+
+/** A meter, and what was seen of it. */
+interface Seen {
+  meter: Meter | RunningMeter;
+  snapshot: Snapshot;
+  rates: Rates;
+  history: History;
+}
+
+export class Source {
+  #seen: Seen;
+  #log: (line: string) => void;
+  readonly #notices: readonly string[];
+  readonly #wanted: readonly Label[] | undefined;
+  readonly #interval: number;
+  /** The running meters that are not the next one, by their maps. */
+  readonly #known: number[];
+
+  /**
+   * Finds the meter that runs, or loads programs where none does that counts by the labels
+   * asked for.
+   *
+   * @throws UserError
+   */
+  constructor({ by, map, attempts, maxSeries, interval }: SourceOptions, log: Log) {
+    this.#wanted = by;
+    this.#interval = interval;
+    this.#log = log.debug;
+    const notices: string[] = [];
+    this.#notices = notices;
+    this.#known = [];
+    try {
+      this.#known = findMeters();
+    } catch (error) {
+      const denied = error instanceof UserError && error.exitCode === ExitCode.unable;
+      if (map !== undefined || !denied) throw error;
+      notices.push("only root can look for a meter that runs");
+    }
+    if (map !== undefined || this.#known.length > 0) {
+      const seen = this.#openAtStart(chooseMeter(this.#known, map));
+      if (typeof seen !== "string") {
+        this.#seen = seen;
+        return;
+      }
+      if (map !== undefined) {
+        const remedy = "leave out --map, to count by itself, or start the meter with those labels";
+        throw new UserError(seen, remedy, ExitCode.failed);
+      }
+      notices.push(seen);
+    }
+    const kernel = openKernel({
+      attempts,
+      // Who counts no attempts wants no other system call to take longer.
+      failures: attempts !== "off",
+      ...{ by: by ?? ["command"], maxSeries, watch: [], pin: undefined, log: log.debug },
+    });
+    if (kernel.fallback) notices.push(`${kernel.fallback}: the raw hook counts`);
+    this.#seen = this.#see(kernel);
+  }
+
+  /** Whether the meter is another process's. */
+  get isRunning(): boolean {
+    return "ended" in this.#seen.meter;
+  }
+
+  /** The labels that are counted. */
+  get by(): readonly Label[] {
+    return this.#seen.meter.by;
+  }
+
+  /** Says nothing more on stderr, where that is the terminal that is drawn on. */
+  quiet(): void {
+    if (process.stderr.isTTY) this.#log = () => {};
+  }
+
+  /** What is to be seen now; where nothing can be read, what was seen last. */
+  look(): Moment {
+    const trouble: string[] = [];
+    try {
+      this.#seen = { ...this.#seen, snapshot: read(this.#seen.meter) };
+    } catch (error) {
+      trouble.push(`cannot read the counters: ${(error as Error).message}`);
+    }
+    const { meter } = this.#seen;
+    if ("ended" in meter && meter.ended) {
+      try {
+        if (!this.#takeNext()) {
+          trouble.push("the meter has ended: these are its last counts, until another starts");
+        }
+      } catch (error) {
+        trouble.push(`the meter has ended; ${(error as Error).message}`);
+      }
+    }
+    const { snapshot, rates, history } = this.#seen;
+    rates.add(snapshot);
+    history.add(snapshot);
+    return {
+      host: printable(hostname()),
+      snapshot,
+      rows: rates.series.filter(({ name }) => name === "exec"),
+      samples: [...history.samples],
+      source: this.isRunning
+        ? `meter of map ${this.#seen.meter.countersMap.id}`
+        : "counts by itself",
+      notice: [...this.#notices, ...trouble].join("; "),
+    };
+  }
+
+  close(): void {
+    this.#seen.meter.close();
+  }
+
+  /** Goes on with the meter that has started since, where there is one. */
+  #takeNext(): boolean {
+    const id = findMeters().find((each) => !this.#known.includes(each));
+    if (id === undefined) return false;
+    const next = this.#open(id);
+    if (typeof next === "string") throw new Error(next);
+    this.#known.push(id);
+    this.#seen.meter.close();
+    this.#seen = next;
+    return true;
+  }
+
+  /** A first look at a running meter; or why it is not the one to look at. */
+  #open(id: number): Seen | string {
+    const meter = openRunningMeter(id, this.#log);
+    const lacking = lack(meter, this.#wanted);
+    if (lacking === undefined) return this.#see(meter);
+    meter.close();
+    return lacking;
+  }
+
+  /** The same of one that may just be starting, or be taken over by another agent. */
+  #openAtStart(id: number): Seen | string {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return this.#open(id);
+      } catch (error) {
+        const final = error instanceof UserError && error.exitCode === ExitCode.unable;
+        if (final) throw error;
+        if (attempt === 20) {
+          throw new UserError(
+            `cannot read the meter of map ${id}: ${(error as Error).message}`,
+            "start that meter again",
+            ExitCode.failed,
+          );
+        }
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
+      }
+    }
+  }
+
+  /** A first look at a meter; closes it where that fails. */
+  #see(meter: Meter): Seen {
+    try {
+      const rates = new Rates(2 * this.#interval);
+      return { meter, snapshot: read(meter), rates, history: new History() };
+    } catch (error) {
+      meter.close();
+      throw error;
+    }
+  }
+}
+
+/** Why a running meter is not the one to look at: it does not count by what is asked for. */
+function lack({ by, countersMap }: Meter, wanted: readonly Label[] | undefined) {
+  const name = `the meter of map ${countersMap.id}`;
+  if (by.length === 0) return `${name} counts by no label`;
+  const missing = wanted?.filter((label) => !by.includes(label)) ?? [];
+  return missing.length > 0 ? `${name} does not count by ${missing.join(" or ")}` : undefined;
+}

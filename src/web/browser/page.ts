@@ -1,0 +1,481 @@
+/** The page's script: asks the meter for its numbers, and shows them. */
+import UPlot from "uplot";
+import { escaped, visible } from "../../base/text.ts";
+import type { Past, Row, Status } from "../status.ts";
+
+/** As JSON brings it: what is no safe integer comes as a bigint where the browser can. */
+type Count = number | bigint;
+
+/** Milliseconds between two questions, at least and at most, and until one is given up. */
+const PERIOD = 1000;
+const LONGEST = 30_000;
+const PATIENCE = 5_000;
+/**
+ * Of the meter's time, what answers may take by their own measure: with sending them and
+ * collecting the garbage they take up to twice that, and a page is to take a hundredth.
+ */
+const SHARE = 0.005;
+/** Milliseconds that the chart goes back: at most, and at least. */
+const WINDOW = 600_000;
+const SHORTEST = 60_000;
+/** Rows of a table that are shown, and of what somebody chose to watch. */
+const MOST = 25;
+const MOST_WATCHED = 250;
+/** How long it is said that a new meter counts. */
+const NEWS = 60_000;
+
+const SERIES = ["attempts", "execs", "failures"] as const;
+type Name = (typeof SERIES)[number];
+/** As the legend has them, for who cannot tell the colours apart. */
+const DASHES = { attempts: [], execs: [8, 4], failures: [2, 3] };
+const NAMES = { attempts: "calls", execs: "programs started", failures: "failed calls" };
+
+interface Sample extends Record<Name, Count | null> {
+  /** Milliseconds since 1970, by a clock that is not set. */
+  clock: number;
+  /** What it counts from: another one has other counts. */
+  start: string;
+}
+
+type Order = "second" | "minute" | "count";
+const ORDERS: Record<Order, string> = { second: "now /s", minute: "1 min /s", count: "total" };
+
+let samples: Sample[] = [];
+let last: Status<Count> | undefined;
+let order: Order = "minute";
+let paused = false;
+/** Whether something may have been counted that was not asked for. */
+let behind = true;
+/** From the samples' clock to the one on the wall, in milliseconds. */
+let offset = 0;
+/** When another meter answered for the first time. */
+let anew: Date | undefined;
+/** Since when the meter has not answered. */
+let lost: Date | undefined;
+let timer: ReturnType<typeof setTimeout> | undefined;
+/** The number of the latest question: an answer to an older one comes too late. */
+let turn = 0;
+let chart: UPlot | undefined;
+/** Rates by series, as the chart has them. */
+let points: [number[], ...(number | null)[][]] = [[]];
+
+function element<Type extends HTMLElement = HTMLElement>(id: string): Type {
+  return document.getElementById(id) as Type;
+}
+
+/** Sets a text, where it is another one: what is selected in it stays so. */
+function setText(node: Element, text: string): void {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function parse(text: string) {
+  const digits = (_: string, value: unknown, context?: { source?: string }) =>
+    typeof value === "number" && !Number.isSafeInteger(value) && /^\d+$/.test(context?.source ?? "")
+      ? BigInt(context?.source as string)
+      : value;
+  try {
+    const value = JSON.parse(text, digits);
+    if (typeof value.start_time === "string") return value;
+  } catch {
+    // somebody else's words
+  }
+  throw new Error("an answer that is none of a meter");
+}
+
+async function ask(path: string) {
+  // Not relative: the page's own address may have a password in it.
+  const url = new URL(path, location.origin + location.pathname);
+  const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) })
+    // Whatever a browser says of it.
+    .catch(() => Promise.reject(new Error("no connection")));
+  const text = await response.text();
+  if (response.ok) return parse(text);
+  const plain = response.headers.get("content-type")?.startsWith("text/plain");
+  const why = plain ? (text.split("\n", 1)[0] ?? "").slice(0, 200) : "";
+  throw new Error(why || `status ${response.status}`);
+}
+
+/** Asks now, and from then on again and again, unless nobody looks. */
+async function poll(): Promise<void> {
+  clearTimeout(timer);
+  const mine = ++turn;
+  if (paused || document.hidden) {
+    behind = true;
+    return;
+  }
+  let wait = PERIOD;
+  try {
+    const before = behind ? await past() : samples;
+    const status: Status<Count> = await ask("api/v1/status");
+    if (mine !== turn) return;
+    // Another build's answers are for another build's page.
+    if (last && last.version !== status.version) return location.reload();
+    if (last && last.start_time !== status.start_time) anew = new Date();
+    samples = before;
+    take(status);
+    last = status;
+    show(status);
+    behind = false;
+    lost = undefined;
+    wait = Math.min(LONGEST, Math.max(PERIOD, (status.seconds * 1000) / SHARE || 0));
+    const pace = wait >= 2 * PERIOD ? `, every ${Math.round(wait / 1000)} seconds` : "";
+    const fresh = anew && Date.now() - anew.getTime() < NEWS ? anew : undefined;
+    setState("live", `live${pace}${fresh ? `; the meter began anew, at ${clock(fresh)}` : ""}`);
+  } catch (error) {
+    if (mine !== turn) return;
+    behind = true;
+    lost ??= new Date();
+    setState("lost", `no answer since ${clock(lost)} (${(error as Error).message}); trying again`);
+  }
+  timer = setTimeout(poll, wait);
+}
+
+/** What was counted while nobody asked; what was seen of meters before, and before that, stays. */
+async function past(): Promise<Sample[]> {
+  const { start_time, samples: found }: Past<Count> = await ask("api/v1/history");
+  const first = found[0]?.clock ?? Number.POSITIVE_INFINITY;
+  const before = samples.filter(({ clock }) => clock < first);
+  return [...before, ...found.map((sample) => ({ ...sample, start: start_time }))];
+}
+
+function take({ time, clock: now, start_time, attempts, execs, failures }: Status<Count>): void {
+  const sum = attempts && BigInt(attempts.execve) + BigInt(attempts.execveat);
+  offset = Date.parse(time) - now;
+  samples = samples.filter(({ clock }) => clock > now - WINDOW && clock < now);
+  // Of a moment no rate can be made.
+  if (now - (samples.at(-1)?.clock ?? 0) > PERIOD / 2) {
+    samples.push({ clock: now, start: start_time, attempts: sum, execs, failures });
+  }
+  points = ratesOf(samples);
+}
+
+/** By series, per second: as high from one sample to the next; a gap where a meter ends. */
+function ratesOf(all: readonly Sample[]): typeof points {
+  const spans = all.slice(1).map((to, i) => [all[i] as Sample, to] as const);
+  const rate = (name: Name, [from, to]: (typeof spans)[number]) => {
+    const seconds = (to.clock - from.clock) / 1000;
+    if (from.start !== to.start || from[name] === null || to[name] === null) return null;
+    return Math.max(0, Number(BigInt(to[name]) - BigInt(from[name])) / seconds);
+  };
+  return [
+    spans.flatMap(([from, to]) => [from.clock / 1000, to.clock / 1000]),
+    ...SERIES.map((name) => spans.flatMap((span) => [rate(name, span), rate(name, span)])),
+  ];
+}
+
+function setState(state: "live" | "paused" | "lost", text: string): void {
+  element("state").dataset.state = state;
+  setText(element("state"), text);
+  element("main").dataset.stale = String(state !== "live");
+}
+
+function clock(date: Date): string {
+  return date.toLocaleTimeString([], { hour12: false });
+}
+
+function digits(count: Count | null): string {
+  return count === null ? "not counted" : count.toLocaleString("en");
+}
+
+function perSecond(rate: number | null | undefined): string {
+  if (rate === null || rate === undefined) return "–";
+  return rate.toLocaleString(
+    "en",
+    rate < 100 ? { maximumFractionDigits: 1 } : { maximumFractionDigits: 0 },
+  );
+}
+
+/** A name as it looks; no two look the same. */
+function spelled(name: string): string {
+  return visible(escaped(name, /\\/g));
+}
+
+function show(status: Status<Count>): void {
+  element("main").hidden = false;
+  document.title = `${visible(status.host)}: execve-counter`;
+  setText(element("host"), `on ${visible(status.host)}`);
+  setText(element("version"), status.version);
+  const since = element<HTMLTimeElement>("since");
+  since.dateTime = status.start_time;
+  const words = { dateStyle: "medium", timeStyle: "long" } as const;
+  setText(since, new Date(status.start_time).toLocaleString([], words));
+
+  setText(element("execve"), digits(status.attempts?.execve ?? null));
+  setText(element("execveat"), digits(status.attempts?.execveat ?? null));
+  setText(element("execs"), digits(status.execs));
+  setText(element("failures"), digits(status.failures));
+  showDoubts(status.doubts);
+
+  const shown = Math.min(status.all_rows, MOST);
+  setText(
+    element("who-note"),
+    status.by.length === 0
+      ? "Not told apart: start the meter with --by command,user,container."
+      : status.all_rows > shown
+        ? `By ${status.by.join(", ")}: ${shown} of ${digits(status.all_rows)}.`
+        : `By ${status.by.join(", ")}.`,
+  );
+  showRows(element("who"), status.by, status.rows);
+  setText(
+    element("watched-note"),
+    status.all_watched === 0
+      ? "Nothing is: execve-counter watch add NAME."
+      : status.all_watched > MOST_WATCHED
+        ? `${MOST_WATCHED} of ${digits(status.all_watched)}.`
+        : "",
+  );
+  const watched = status.all_watched > 0 ? ["command"] : [];
+  showRows(element("watched"), watched, status.watched, MOST_WATCHED);
+  setText(
+    element("failed-note"),
+    status.failures === null
+      ? "Not counted: start the meter with --failures."
+      : status.failed.length === 0
+        ? "None."
+        : "",
+  );
+  showRows(element("failed"), status.failed.length > 0 ? ["syscall", "errno"] : [], status.failed);
+
+  showTable(
+    element("programs"),
+    ["program", "attached to", "id"].map((title, i) => ({ title, number: i === 2 })),
+    status.programs.map(({ name, hook, id }) => [name, hook, String(id)]),
+  );
+  setText(
+    element("tables"),
+    status.tables
+      .map(
+        ({ name, entries, capacity }) =>
+          `${name}: ${digits(entries)} of ${digits(capacity)} entries`,
+      )
+      .join(" · "),
+  );
+  showLegend(status);
+  showChart(status.clock / 1000);
+}
+
+function showDoubts(doubts: readonly string[]): void {
+  const list = element("doubts");
+  const exact = doubts.length === 0;
+  list.dataset.exact = String(exact);
+  const texts = exact ? ["Exact: the kernel has skipped nothing."] : doubts.map(visible);
+  if (texts.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;
+  list.replaceChildren(...texts.map((text) => make("li", text)));
+}
+
+function make(tag: string, text = ""): HTMLElement {
+  const node = document.createElement(tag);
+  node.textContent = text;
+  return node;
+}
+
+interface Column {
+  title: string;
+  number?: boolean;
+  sorts?: Order;
+}
+
+/** Series by their labels, in the order of choice. */
+function showRows(
+  table: HTMLElement,
+  labels: readonly string[],
+  rows: Row<Count>[],
+  most = MOST,
+): void {
+  const sorted = [...rows]
+    .sort(
+      (a, b) => Number(b[order] ?? 0) - Number(a[order] ?? 0) || Number(b.count) - Number(a.count),
+    )
+    .slice(0, most);
+  const columns = [
+    ...labels.map((title) => ({ title })),
+    ...(Object.keys(ORDERS) as Order[]).map((sorts) => ({
+      title: ORDERS[sorts],
+      number: true,
+      sorts,
+    })),
+  ];
+  showTable(
+    table,
+    labels.length > 0 ? columns : [],
+    sorted.map(({ labels: values, second, minute, count }) => [
+      ...labels.map((label) => values[label] ?? ""),
+      ...[perSecond(second), perSecond(minute), digits(count)],
+    ]),
+  );
+}
+
+/** Changes only the cells whose text is another; what has no columns is not there. */
+function showTable(table: HTMLElement, columns: Column[], rows: string[][]): void {
+  (table.parentElement as HTMLElement).hidden = columns.length === 0;
+  const titles = columns.map(({ title }) => title).join("\n");
+  if (table.dataset.titles !== titles) {
+    table.dataset.titles = titles;
+    const head = make("thead");
+    head.append(make("tr"));
+    head.firstElementChild?.append(...columns.map(heading));
+    table.replaceChildren(...(columns.length > 0 ? [head, make("tbody")] : []));
+  }
+  for (const cell of table.querySelectorAll("th")) {
+    const seconds = Math.round(last?.minute ?? 0);
+    const button = cell.dataset.sorts === "minute" && cell.firstElementChild;
+    if (button) setText(button, seconds < 55 ? `${seconds} s /s` : ORDERS.minute);
+    if (cell.dataset.sorts) cell.ariaSort = cell.dataset.sorts === order ? "descending" : "none";
+  }
+  const body = table.querySelector("tbody");
+  if (!body) return;
+  while (body.rows.length > rows.length) body.deleteRow(-1);
+  for (const [i, row] of rows.entries()) {
+    const line = body.rows[i] ?? body.insertRow();
+    for (const [j, text] of row.entries()) {
+      const cell = line.cells[j] ?? line.insertCell();
+      if (columns[j]?.number) cell.className = "number";
+      else showLabel(cell, text);
+      if (columns[j]?.number) setText(cell, text);
+    }
+  }
+}
+
+/** Containers as short as elsewhere; whole where the pointer is. */
+function showLabel(cell: HTMLElement, value: string): void {
+  const container = /^[0-9a-f]{64}$/.test(value);
+  cell.className = value === "" ? "none" : "";
+  cell.title = container ? value : "";
+  if (!cell.firstElementChild) cell.append(document.createElement("bdi"));
+  setText(
+    cell.firstElementChild as Element,
+    value === "" ? "none" : container ? value.slice(0, 12) : spelled(value),
+  );
+}
+
+function heading({ title, number, sorts }: Column): HTMLElement {
+  const cell = make("th", sorts ? "" : title) as HTMLTableCellElement;
+  cell.scope = "col";
+  if (number) cell.className = "number";
+  if (sorts) {
+    cell.dataset.sorts = sorts;
+    const button = make("button", title) as HTMLButtonElement;
+    button.type = "button";
+    button.addEventListener("click", () => {
+      order = sorts;
+      if (last) show(last);
+    });
+    cell.append(button);
+  }
+  return cell;
+}
+
+/** What each line of the chart is, and how high: where the pointer is, or now. */
+function showLegend(status: Status<Count> | undefined, at = points[0].length - 1): void {
+  if (!status) return;
+  const legend = element("legend");
+  const counted = SERIES.filter((name) => status[name] !== null);
+  if (legend.dataset.names !== counted.join()) {
+    legend.dataset.names = counted.join();
+    legend.replaceChildren(
+      ...counted.map((name) => {
+        const item = make("li");
+        item.dataset.series = name;
+        return item;
+      }),
+      make("li"),
+    );
+  }
+  const values = counted.map((name, i) => {
+    const rates = points[SERIES.indexOf(name) + 1] as (number | null)[];
+    const known = rates.filter((rate) => rate !== null);
+    setText(legend.children[i] as Element, `${NAMES[name]} ${perSecond(rates[at])}`);
+    return `${NAMES[name]} ${perSecond(rates.at(-1))} now, ${perSecond(Math.max(0, ...known))} at most`;
+  });
+  const time = points[0][at];
+  setText(legend.lastElementChild as Element, time === undefined ? "" : `at ${label(time)}`);
+  element("chart").ariaLabel = `Per second: ${values.join("; ")}`;
+}
+
+/** The time of a point, on the wall. */
+function label(seconds: number): string {
+  return clock(new Date(seconds * 1000 + offset));
+}
+
+function showChart(now: number): void {
+  chart ??= makeChart();
+  chart.setData(points as UPlot.AlignedData, false);
+  const age = Math.max(SHORTEST / 1000, now - (points[0][0] ?? now));
+  chart.setScale("x", { min: now - age, max: now });
+}
+
+function makeChart(): UPlot {
+  const place = element("chart");
+  // Of what is drawn on a canvas a style sheet knows nothing.
+  const style = (of: Element) => getComputedStyle(of);
+  const colour = (name: string) => {
+    const probe = make("span");
+    probe.style.color = `var(--${name})`;
+    probe.style.forcedColorAdjust = "none";
+    place.append(probe);
+    const { color } = style(probe);
+    probe.remove();
+    return color;
+  };
+  const axis = {
+    stroke: colour("faint"),
+    grid: { stroke: colour("line"), width: 1 },
+    ticks: { stroke: colour("line"), width: 1 },
+  };
+  return new UPlot(
+    {
+      width: place.clientWidth,
+      height: place.clientHeight,
+      legend: { show: false },
+      cursor: { drag: { x: false, y: false }, points: { show: false } },
+      scales: { y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
+      axes: [
+        {
+          ...axis,
+          values: (_, times) => times.map(label),
+          space: 90,
+        },
+        { ...axis, size: 64, values: (_, rates) => rates.map(short) },
+      ],
+      series: [
+        {},
+        ...SERIES.map((name) => ({
+          stroke: colour(name),
+          width: 2,
+          points: { show: false },
+          dash: DASHES[name],
+        })),
+      ],
+      hooks: { setCursor: [({ cursor }) => showLegend(last, cursor.idx ?? undefined)] },
+    },
+    points as UPlot.AlignedData,
+    place,
+  );
+}
+
+/** 1500 as 1.5K. */
+function short(rate: number): string {
+  return rate.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
+}
+
+element("pause").addEventListener("click", ({ currentTarget }) => {
+  paused = !paused;
+  (currentTarget as HTMLElement).ariaPressed = String(paused);
+  if (paused) setState("paused", "paused");
+  poll();
+});
+document.addEventListener("visibilitychange", poll);
+// What scrolls can be scrolled by keys.
+for (const region of document.querySelectorAll<HTMLElement>(".scroll")) region.tabIndex = 0;
+new ResizeObserver(() => {
+  const { clientWidth: width, clientHeight: height } = element("chart");
+  chart?.setSize({ width, height });
+}).observe(element("chart"));
+for (const colours of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
+  matchMedia(colours).addEventListener("change", () => {
+    chart?.destroy();
+    chart = undefined;
+    if (last) show(last);
+  });
+}
+poll();

@@ -1,0 +1,191 @@
+/** The exposition: what a Snapshot looks like to Prometheus. */
+import { collectDefaultMetrics, type Metric, Registry } from "prom-client";
+import { distinct, type Snapshot } from "../counts/snapshot.ts";
+
+/** What /metrics can answer with; the first is the default. */
+export const CONTENT_TYPES = [
+  Registry.PROMETHEUS_CONTENT_TYPE,
+  Registry.OPENMETRICS_CONTENT_TYPE,
+] as const;
+export type ContentType = (typeof CONTENT_TYPES)[number];
+
+/** What a scrape shows besides the counts. */
+export interface Agent {
+  version: string;
+  nodeVersion: string;
+  libbpfVersion: string;
+  /** Reads of the maps that failed since the agent started. */
+  readErrors: number;
+}
+
+type Sample = [labels: Record<string, string>, value: bigint | number];
+
+interface Family {
+  name: string;
+  type: "counter" | "gauge";
+  help: string;
+  samples: (snapshot: Snapshot, agent: Agent) => Sample[];
+}
+
+const FAMILIES: readonly Family[] = [
+  {
+    name: "execve_counter_attempts_total",
+    type: "counter",
+    help: "Calls of execve and execveat that entered the kernel, failed ones included.",
+    samples: ({ attempts }) =>
+      attempts
+        ? [
+            [{ syscall: "execve" }, attempts.execve],
+            [{ syscall: "execveat" }, attempts.execveat],
+          ]
+        : [],
+  },
+  {
+    name: "execve_counter_missed_total",
+    type: "counter",
+    help: "Runs of a program that the kernel skipped, where it reports them (recursion_misses).",
+    samples: ({ programs }) =>
+      programs.flatMap(({ name, misses }) =>
+        misses === undefined ? [] : [[{ program: name }, misses]],
+      ),
+  },
+  {
+    name: "execve_counter_execs_total",
+    type: "counter",
+    help: "Programs started: calls that succeeded.",
+    samples: ({ execsBy }) => distinct(execsBy).map(({ labels, count }) => [labels, count]),
+  },
+  {
+    name: "execve_counter_failures_total",
+    type: "counter",
+    help: "Calls of execve and execveat that returned an error.",
+    samples: ({ failures }) =>
+      Object.entries(failures ?? {}).flatMap(([syscall, counts]) =>
+        [...counts].map(([errno, count]): Sample => [{ syscall, errno }, count]),
+      ),
+  },
+  {
+    name: "execve_counter_checks_total",
+    type: "counter",
+    help: "Calls of execveat that only asked whether they might (AT_EXECVE_CHECK), and might.",
+    samples: ({ checks }) => (checks === undefined ? [] : [[{}, checks]]),
+  },
+  {
+    name: "execve_counter_unfollowed_total",
+    type: "counter",
+    help: "Calls that there was no room to follow: a failure of theirs may be the other call's.",
+    samples: ({ unfollowed }) => (unfollowed === undefined ? [] : [[{}, unfollowed]]),
+  },
+  {
+    name: "execve_counter_watched_total",
+    type: "counter",
+    help: "Programs started under a watched command name.",
+    samples: ({ watched }) => [...watched].map(([command, count]) => [{ command }, count]),
+  },
+  {
+    name: "execve_counter_table_entries",
+    type: "gauge",
+    help: "Entries in use in a table of the kernel.",
+    samples: ({ tables }) => tables.map(({ name, entries }) => [{ table: name }, entries]),
+  },
+  {
+    name: "execve_counter_table_capacity",
+    type: "gauge",
+    help: "Entries that a table of the kernel has room for.",
+    samples: ({ tables }) => tables.map(({ name, capacity }) => [{ table: name }, capacity]),
+  },
+  {
+    name: "execve_counter_start_time_seconds",
+    type: "gauge",
+    help: "Since when these counts run, in seconds since 1970.",
+    samples: ({ startTime }) => [[{}, startTime.getTime() / 1000]],
+  },
+  {
+    name: "execve_counter_program_attached",
+    type: "gauge",
+    help: "1 for each program attached to its hook.",
+    samples: ({ programs }) => programs.map(({ name, hook }) => [{ program: name, hook }, 1]),
+  },
+  {
+    name: "execve_counter_program_run_count_total",
+    type: "counter",
+    help: "Runs of a program, while the sysctl kernel.bpf_stats_enabled is 1.",
+    samples: ({ programs }) => programs.map(({ name, runCount }) => [{ program: name }, runCount]),
+  },
+  {
+    name: "execve_counter_program_run_time_seconds_total",
+    type: "counter",
+    help: "Time spent in a program, while the sysctl kernel.bpf_stats_enabled is 1.",
+    samples: ({ programs }) =>
+      programs.map(({ name, runTime }) => [{ program: name }, Number(runTime) / 1e9]),
+  },
+  {
+    name: "execve_counter_read_duration_seconds",
+    type: "gauge",
+    help: "How long the read behind this scrape took.",
+    samples: ({ readDuration }) => [[{}, readDuration]],
+  },
+  {
+    name: "execve_counter_read_errors_total",
+    type: "counter",
+    help: "Reads of the kernel's maps that failed since the agent started.",
+    samples: (_, { readErrors }) => [[{}, readErrors]],
+  },
+  {
+    name: "execve_counter_build_info",
+    type: "gauge",
+    help: "1, labelled with versions.",
+    samples: (_, { version, nodeVersion, libbpfVersion }) => [
+      [{ version, node_version: nodeVersion, libbpf_version: libbpfVersion }, 1],
+    ],
+  },
+];
+
+/**
+ * prom-client's metrics of the process (process_*, nodejs_*), collected from the
+ * moment this is called; without the three gauges whose names end in _total,
+ * which promtool refuses.
+ */
+export function observeProcess(): Registry {
+  const registry = new Registry();
+  // Sampled every 100 ms: the default of 10 ms wakes an idle agent too often.
+  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 100 });
+  for (const name of ["handles", "requests", "resources"]) {
+    registry.removeSingleMetric(`nodejs_active_${name}_total`);
+  }
+  return registry;
+}
+
+/**
+ * The whole exposition, made afresh from one snapshot. Prometheus keeps samples
+ * as 64-bit floats, so this is where a count beyond 2^53 is rounded.
+ */
+export function render(
+  contentType: ContentType,
+  snapshot: Snapshot,
+  agent: Agent,
+  process: Registry,
+): Promise<string> {
+  const registry = new Registry<ContentType>();
+  registry.setContentType(contentType);
+  for (const { name, type, help, samples } of FAMILIES) {
+    const values = samples(snapshot, agent).map(([labels, value]) => ({
+      labels,
+      value: Number(value),
+    }));
+    // Not prom-client's Counter and Gauge, which look each sample up as they take it:
+    // here all are new, and 10,000 would take twice as long.
+    const family = {
+      ...{ name, help, type },
+      get() {
+        return Promise.resolve({ name: this.name, help, type, values });
+      },
+    };
+    registry.registerMetric(family as unknown as Metric);
+  }
+  for (const metric of process.getMetricsAsArray()) {
+    // A stand-in for each, because rendering OpenMetrics renames counters for good.
+    registry.registerMetric(Object.create(metric));
+  }
+  return registry.metrics();
+}

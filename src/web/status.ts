@@ -1,0 +1,128 @@
+/** What the page at / shows, as it asks for it: a snapshot with rates, cut to what a page holds. */
+import { type History, type Rated, Rates } from "../counts/rates.ts";
+import { doubts, headline, type Snapshot, type TableFill, totalsOf } from "../counts/snapshot.ts";
+
+/** How many rows the page gets by each of its orders, and how many of what somebody chose to watch. */
+const MOST = 25;
+const MOST_WATCHED = 250;
+
+/** A series as JSON has it; a count that is no safe integer is digits all the same. */
+export interface Row<Count> {
+  labels: Record<string, string>;
+  count: Count;
+  /** Per second; null where nobody knows yet. */
+  second: number | null;
+  minute: number | null;
+}
+
+export interface Status<Count = bigint> {
+  version: string;
+  host: string;
+  time: string;
+  /** The same in ms since 1970, by a clock that is not set while the meter runs. */
+  clock: number;
+  start_time: string;
+  execve_counter: Count;
+  attempts: { execve: Count; execveat: Count } | null;
+  execs: Count;
+  /** Of either call together; null where they are not counted. */
+  failures: Count | null;
+  /** What the numbers have against them; none where they are exact. */
+  doubts: string[];
+  by: readonly string[];
+  /** Seconds that rates of a minute are over: fewer, where nobody has looked for as long. */
+  minute: number;
+  /** The rows that grow most and those with the most, in no order. */
+  rows: Row<Count>[];
+  /** How many there are. */
+  all_rows: number;
+  failed: Row<Count>[];
+  watched: Row<Count>[];
+  all_watched: number;
+  programs: { name: string; hook: string; id: number }[];
+  tables: readonly TableFill[];
+  /** Seconds of the meter's time that this took. */
+  seconds: number;
+}
+
+/** The totals of the last minutes, the oldest first. */
+export interface Past<Count = bigint> {
+  start_time: string;
+  /** `clock` as in a Status. */
+  samples: { clock: number; attempts: Count | null; execs: Count; failures: Count | null }[];
+}
+
+/**
+ * What makes a Status of each snapshot, one after another; keeps what rates are made of.
+ *
+ * @param fallen says what somebody else has set back
+ */
+export function statuses(
+  version: string,
+  host: string,
+  fallen: () => string | undefined,
+): (snapshot: Snapshot) => Status {
+  const rates = new Rates();
+  return (snapshot) => {
+    const begin = performance.now();
+    rates.add(snapshot);
+    const { series } = rates;
+    const named = (name: Rated["name"]) => series.filter((each) => each.name === name);
+    const [rows, failed, watched] = [named("exec"), named("failed"), named("watched")];
+    const { time, clock, startTime, attempts, execs, by, programs, tables } = snapshot;
+    return {
+      ...{ version, host, time: time.toISOString(), clock: performance.timeOrigin + clock },
+      start_time: startTime.toISOString(),
+      execve_counter: headline(snapshot),
+      attempts: attempts ?? null,
+      execs,
+      failures: totalsOf(snapshot).failures ?? null,
+      doubts: [fallen() ?? [], doubts(snapshot)].flat(),
+      by,
+      minute: rates.window,
+      rows: most(rows, MOST),
+      all_rows: rows.length,
+      failed: most(
+        failed.filter(({ count }) => count > 0n),
+        MOST,
+      ),
+      watched: most(watched, MOST_WATCHED),
+      all_watched: watched.length,
+      programs: programs.map(({ name, hook, id }) => ({ name, hook, id })),
+      tables,
+      seconds: snapshot.readDuration + (performance.now() - begin) / 1000,
+    };
+  };
+}
+
+export function past(history: History, now: Snapshot): Past {
+  return {
+    start_time: now.startTime.toISOString(),
+    samples: history.samples.map(({ clock, attempts, execs, failures }) => ({
+      clock: performance.timeOrigin + clock,
+      attempts: attempts ?? null,
+      execs,
+      failures: failures ?? null,
+    })),
+  };
+}
+
+/** The first by each of the page's orders. */
+function most(series: readonly Rated[], limit: number): Row<bigint>[] {
+  const chosen = new Set([
+    ...first(series, limit, ({ second }) => second ?? 0),
+    ...first(series, limit, ({ minute }) => minute ?? 0),
+    ...first(series, limit, ({ count }) => Number(count)),
+  ]);
+  return [...chosen].map(({ labels, count, second, minute }) => ({
+    ...{ labels, count, second: second ?? null, minute: minute ?? null },
+  }));
+}
+
+/** The series with the highest figures; numbers alone are sorted far faster than series. */
+function first(series: readonly Rated[], limit: number, figure: (each: Rated) => number): Rated[] {
+  const least = Float64Array.from(series, figure).sort().at(-limit) ?? 0;
+  const above = series.filter((each) => figure(each) > least);
+  const same = series.filter((each) => figure(each) === least);
+  return [...above, ...same.slice(0, limit - above.length)];
+}

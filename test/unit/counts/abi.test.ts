@@ -1,0 +1,39 @@
+import { expect, test } from "vitest";
+import {
+  COUNTERS_MAP,
+  EXECS_MAP,
+  EXECVE_KEY,
+  EXECVEAT_KEY,
+  FAILURES_MAP,
+  MAX_COMMAND_BYTES,
+  OTHER_UID,
+  PIN_VERSION,
+  STATE_MAP,
+  watchedName,
+  watchKey,
+} from "../../../src/counts/abi.ts";
+import { readProjectFile } from "../../support/files.ts";
+
+test("the keys are those of the ABI header", () => {
+  const header = readProjectFile("bpf/execve_counter.h");
+  const define = (name: string) =>
+    new RegExp(`^#define ${name}\\s+"?([^"\\n]+?)"?$`, "m").exec(header)?.[1];
+  expect(define("COUNTERS_MAP")).toBe(COUNTERS_MAP);
+  expect(define("EXECS_MAP")).toBe(EXECS_MAP);
+  expect(define("FAILURES_MAP")).toBe(FAILURES_MAP);
+  expect(define("STATE_MAP")).toBe(STATE_MAP);
+  expect(define("PIN_VERSION")).toBe(PIN_VERSION);
+  expect(define("OTHER_UID")).toMatch(/^\(\(unsigned int\)-1\)/);
+  expect(new Uint32Array([-1])).toEqual(new Uint32Array([OTHER_UID]));
+  expect(define("KEY_EXECVE")).toBe(EXECVE_KEY);
+  expect(define("KEY_EXECVEAT")).toBe(EXECVEAT_KEY);
+  expect(watchKey("")).toBe(define("KEY_WATCH_PREFIX"));
+  expect(Number(define("COMM_SIZE")) - 1).toBe(MAX_COMMAND_BYTES);
+  expect(watchKey("x".repeat(MAX_COMMAND_BYTES)).length).toBeLessThan(Number(define("KEY_SIZE")));
+});
+
+test("a watched name survives the way into a key and back", () => {
+  expect(watchedName(watchKey("nc"))).toBe("nc");
+  expect(watchedName(watchKey("comm:"))).toBe("comm:");
+  expect(watchedName(EXECVE_KEY)).toBeUndefined();
+});

@@ -1,0 +1,104 @@
+import { expect, test } from "vitest";
+import { ExitCode } from "../../../src/base/errors.ts";
+import { type Circumstances, explain, explainAddon } from "../../../src/kernel/explain.ts";
+
+const ROOT: Circumstances = {
+  capabilities: (1n << 41n) - 1n,
+  nested: false,
+  sys: true,
+  btf: true,
+  object: "/x/counter.o",
+};
+const NOBODY: Circumstances = { ...ROOT, capabilities: 0n };
+
+test.each([
+  ["open", "ENOENT", ROOT, ExitCode.failed, "missing: /x/counter.o", "make build"],
+  ["open", "EINVAL", ROOT, ExitCode.failed, "cannot be read: /x/counter.o", "install"],
+  ["load", "EPERM", NOBODY, ExitCode.unable, "not permitted", "CAP_BPF and CAP_PERFMON"],
+  ["load", "EPERM", ROOT, ExitCode.unable, "not permitted", "seccomp"],
+  ["load", "EPERM", { ...ROOT, nested: true }, ExitCode.unable, "not permitted", "of the host"],
+  ["find", "EPERM", { ...ROOT, nested: true }, ExitCode.unable, "to look", "of the host"],
+  ["find", "EPERM", ROOT, ExitCode.unable, "to look", "CAP_SYS_ADMIN"],
+  ["open", "EACCES", ROOT, ExitCode.failed, "cannot be read: /x/counter.o", "chgrp"],
+  ["lock", "EROFS", ROOT, ExitCode.failed, "lock /run/execve-counter.lock (EROFS)", "open it"],
+  ["lock", "EACCES", { ...ROOT, pins: "/x" }, ExitCode.failed, "lock /x (EACCES)", "open it"],
+  ["load", "ENFILE", ROOT, ExitCode.failed, "out of file descriptors", "fs.file-max"],
+  ["pinned execs", "EINVAL", { ...ROOT, pins: "/x" }, ExitCode.failed, "as execs", "unpin /x"],
+  ["pinned execs", "EROFS", { ...ROOT, pins: "/x" }, ExitCode.unable, "/x is mounted", "remount"],
+  ["load", "EPERM", { ...NOBODY, btf: false }, ExitCode.unable, "not permitted", "root"],
+  ["load", "ESRCH", { ...ROOT, btf: false }, ExitCode.unable, "no BTF", "CONFIG_DEBUG_INFO_BTF"],
+  [
+    ...(["load", "ESRCH", { ...ROOT, sys: false, btf: false }, ExitCode.unable] as const),
+    ...["/sys is not mounted", "mount -t sysfs"],
+  ],
+  ["load", "EINVAL", ROOT, ExitCode.unable, "refuses the program", "--log.level debug"],
+  ["load", "ENOSYS", { ...ROOT, btf: false }, ExitCode.unable, "no BPF", "CONFIG_BPF_SYSCALL"],
+  ["tracefs", "EACCES", NOBODY, ExitCode.unable, "may not be read", "--attempts raw"],
+  ["tracefs", "EPERM", ROOT, ExitCode.unable, "may not be read", "--attempts raw"],
+  ["tracefs", "EIO", ROOT, ExitCode.unable, "cannot be read", "--attempts raw"],
+  ["mount tracefs", "EPERM", NOBODY, ExitCode.unable, "not mounted", "--attempts raw"],
+  ["mount tracefs", "ENOSYS", ROOT, ExitCode.unable, "not mounted", "--attempts raw"],
+  ["tracepoint", "ENOENT", ROOT, ExitCode.unable, "no tracepoints", "--attempts raw"],
+  ["perf_event", "EACCES", NOBODY, ExitCode.unable, "may not be opened", "--attempts raw"],
+  ["perf_event", "ENOSYS", ROOT, ExitCode.unable, "no perf events", "--attempts raw"],
+  ["perf_event", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
+  ["attach count_exec", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
+  ["update", "E2BIG", ROOT, ExitCode.usage, "no room", "4096"],
+  ["update", "EPERM", ROOT, ExitCode.failed, "frozen", "start the meter again"],
+  ["delete", "EPERM", ROOT, ExitCode.failed, "frozen", "start the meter again"],
+  ["follow", "EPERM", NOBODY, ExitCode.unable, "not permitted to look", "CAP_SYS_ADMIN"],
+  ["follow", "ESRCH", ROOT, ExitCode.failed, "the meter has ended", "start one"],
+  ["follow", "EINVAL", ROOT, ExitCode.failed, "of another version", "start the meter again"],
+  ["open", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
+  ["tracefs", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
+  ["load", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
+  ["load", "ENOMEM", ROOT, ExitCode.failed, "out of memory", "control group"],
+  ["read", "EINVAL", ROOT, ExitCode.failed, "cannot be used", "again"],
+] as const)("%s: %s", (step, code, here, exitCode, what, remedy) => {
+  const error = explain({ step, code, detail: undefined }, here);
+  expect(error.exitCode).toBe(exitCode);
+  expect(error.message).toContain(what);
+  expect(error.remedy).toContain(remedy);
+  expect(error.message + error.remedy).not.toContain("\n");
+});
+
+test("what the verifier refuses with EACCES is no want of privileges", () => {
+  const failure = { step: "load", code: "EACCES", detail: "R1 invalid mem access", verdict: true };
+  const error = explain(failure, ROOT);
+  expect(error.message).toBe(
+    "the kernel refuses the program (load: EACCES: R1 invalid mem access)",
+  );
+});
+
+test("what libbpf said is part of the line", () => {
+  const error = explain({ step: "load", code: "EINVAL", detail: "invalid mem access" }, ROOT);
+  expect(error.message).toContain("invalid mem access");
+});
+
+test.each([
+  [undefined, "riscv64", "2.41", "no native addon for riscv64", "x64 or arm64"],
+  [undefined, "x64", undefined, "another C library (musl?)", "node:22-slim"],
+  [
+    "Error loading shared library ld-linux-x86-64.so.2: No such file or directory",
+    ...["x64", undefined, "another C library (musl?)", "node:22-slim"],
+  ],
+  [
+    "/lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.34' not found (required by x.node)",
+    ...["arm64", "2.28", "is for glibc 2.34 or newer, and this is glibc 2.28", "node:22-slim"],
+  ],
+] as const)("no addon fits: %s on %s, glibc %s", (reason, architecture, glibc, what, remedy) => {
+  const error = explainAddon(reason, architecture, glibc);
+  expect(error.exitCode).toBe(ExitCode.unable);
+  expect(error.message).toContain(what);
+  expect(error.remedy).toContain(remedy);
+});
+
+test.each([
+  [undefined, "cannot be loaded: there is none"],
+  ["libbpf.so.1: cannot open shared object file", "cannot be loaded: libbpf.so.1: cannot open"],
+])("an addon would fit: %s", (reason, what) => {
+  const error = explainAddon(reason, "x64", "2.36");
+  expect(error.exitCode).toBe(ExitCode.failed);
+  expect(error.message).toContain(what);
+  expect(error.remedy).toContain("make build");
+});

@@ -1,0 +1,144 @@
+import { expect, test } from "vitest";
+import { OTHER_UID } from "../../../src/counts/abi.ts";
+import type { Label } from "../../../src/counts/labels.ts";
+import { distinct } from "../../../src/counts/snapshot.ts";
+import type { Execs, Failures, Kernel } from "../../../src/kernel/meter.ts";
+import { read } from "../../../src/kernel/reader.ts";
+
+type Row = [command: string, uid: number, container: string, count: bigint];
+
+/** A kernel that has counted these execs. */
+function kernel(by: readonly Label[], rows: Row[], changes: Partial<Kernel> = {}): Kernel {
+  const execs: Execs = {
+    commands: rows.map(([command]) => command),
+    uids: Uint32Array.from(rows.map(([, uid]) => uid)),
+    containers: rows.map(([, , container]) => container),
+    counts: BigUint64Array.from(rows.map(([, , , count]) => count)),
+  };
+  const map = { name: "", id: 1, capacity: 4096 };
+  return {
+    ...{
+      libbpfVersion: "1.1",
+      startTime: new Date(0),
+      attempts: true,
+      by,
+      reportsMisses: true,
+      fallback: undefined,
+    },
+    ...{ headlineProgram: "count_execve", maps: [map], countersMap: map, execsMap: map },
+    readCounters: () => [
+      ["execve_counter", 1n],
+      ["execveat_counter", 2n],
+    ],
+    readExecs: () => execs,
+    readFailures: () => undefined,
+    userName: (uid) => (uid === 0 ? "root" : uid < 1000 ? "daemon" : `${uid}`),
+    programs: () => [],
+    adopted: false,
+    pinsOutlive: undefined,
+    close: () => {},
+    discard: () => {},
+    ...changes,
+  };
+}
+
+const ended = (...failed: Failures["failed"]) => ({ failed, checks: 0n, unfollowed: 0n });
+
+const OTHER: Row = ["", OTHER_UID, "", 5n];
+
+test("rows get names, and the row of all others is called that in every label", () => {
+  const rows: Row[] = [["sh", 0, "", 2n], OTHER, ["sh", 4242, "ab", 3n]];
+  const { execs, execsBy } = read(kernel(["command", "user", "container"], rows));
+  expect(execs).toBe(10n);
+  expect(execsBy).toEqual([
+    { labels: { command: "sh", user: "root", container: "" }, uid: 0, count: 2n },
+    { labels: { command: "other", user: "other", container: "other" }, uid: OTHER_UID, count: 5n },
+    { labels: { command: "sh", user: "4242", container: "ab" }, uid: 4242, count: 3n },
+  ]);
+});
+
+test("rows that look the same are one, and their sum stays", () => {
+  // Two users of one name, a program called other, and a name that is no UTF-8, twice.
+  const rows: Row[] = [["\ufffd", 1, "", 1n], ["\ufffd", 2, "", 2n], OTHER, ["other", 0, "", 4n]];
+  const byCommand = read(kernel(["command"], rows));
+  expect(byCommand.execsBy).toEqual([
+    { labels: { command: "\ufffd" }, count: 3n },
+    { labels: { command: "other" }, count: 9n },
+  ]);
+  // To be found again by their numbers, users stay apart until they are shown.
+  const byUser = read(kernel(["command", "user"], rows)).execsBy;
+  expect(byUser.map(({ uid }) => uid)).toEqual([1, 2, OTHER_UID, 0]);
+  expect(distinct(byUser)).toEqual([
+    { labels: { command: "\ufffd", user: "daemon" }, uid: 1, count: 3n },
+    byUser[2],
+    byUser[3],
+  ]);
+  const alike: Row[] = [["\ufffd", 1, "", 1n], OTHER, ["\ufffd", 1, "", 2n]];
+  expect(read(kernel(["command", "user"], alike)).execsBy.map(({ count }) => count)).toEqual([
+    3n,
+    5n,
+  ]);
+});
+
+test("without labels all rows are one", () => {
+  const rows: Row[] = [OTHER, ["", 0, "", 7n]];
+  expect(read(kernel([], rows)).execsBy).toEqual([{ labels: {}, count: 12n }]);
+});
+
+test("a count is exact beyond 2^53, and names are asked for only where they are shown", () => {
+  const rows: Row[] = [OTHER, ["sh", 0, "", 2n ** 63n]];
+  const never = () => {
+    throw new Error("nobody wants names");
+  };
+  expect(read(kernel(["command"], rows, { userName: never })).execs).toBe(2n ** 63n + 5n);
+});
+
+test("execs that the kernel skipped are in the total, and in the row of all others", () => {
+  const count_exec = { name: "count_exec", hook: "", id: 1, runCount: 0n, runTime: 0n, misses: 4n };
+  const rows: Row[] = [["sh", 0, "", 2n], OTHER];
+  const { execs, execsBy } = read(kernel(["command"], rows, { programs: () => [count_exec] }));
+  expect(execs).toBe(11n);
+  expect(execsBy.map(({ count }) => count)).toEqual([2n, 9n]);
+});
+
+test("what the total of execs includes is not shown as missed besides", () => {
+  const count_exec = { name: "count_exec", hook: "", id: 1, runCount: 0n, runTime: 0n, misses: 4n };
+  const off = { attempts: false, headlineProgram: "count_exec", programs: () => [count_exec] };
+  const { execs, missed } = read(kernel([], [OTHER], off));
+  expect({ execs, missed }).toEqual({ execs: 9n, missed: 0n });
+});
+
+test("it is an error when a key or the row of all others is gone", () => {
+  expect(() => read(kernel(["user"], [["sh", 0, "", 2n]]))).toThrow("gone from the map execs");
+  const gone = { readCounters: (): [string, bigint][] => [["execve_counter", 1n]] };
+  expect(() => read(kernel([], [OTHER], gone))).toThrow("execveat_counter is gone");
+});
+
+test("failures have every errno that the manual names, and those that happened", () => {
+  const { failures } = read(
+    kernel([], [OTHER], {
+      readFailures: () => ended(["execve", 2, 3n], ["execveat", 513, 1n], ["execve", 0, 4n]),
+    }),
+  );
+  expect(failures?.execve.get("ENOENT")).toBe(3n);
+  expect(failures?.execve.get("unknown")).toBe(4n);
+  expect(failures?.execve.get("ETXTBSY")).toBe(0n);
+  expect(failures?.execve.has("ERESTARTNOINTR")).toBe(false);
+  expect(failures?.execveat.get("ERESTARTNOINTR")).toBe(1n);
+});
+
+test("calls that end in the middle of a read are among its attempts", () => {
+  // Between two looks at the kernel a call is made, and fails.
+  let calls = 0n;
+  const { execs, failures, attempts } = read(
+    kernel([], [["", OTHER_UID, "", 0n]], {
+      readFailures: () => ended(["execve", 2, ++calls]),
+      readCounters: () => [
+        ["execve_counter", ++calls],
+        ["execveat_counter", 0n],
+      ],
+    }),
+  );
+  const over = execs + (failures?.execve.get("ENOENT") ?? 0n);
+  expect(over).toBeLessThanOrEqual(attempts?.execve ?? 0n);
+});

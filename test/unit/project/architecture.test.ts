@@ -1,0 +1,116 @@
+import { readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { Script } from "node:vm";
+import { transformSync } from "esbuild";
+import { expect, test } from "vitest";
+import { projectPath, readProjectFile } from "../../support/files.ts";
+
+/**
+ * The rooms of src/, and those that each may import from beside itself. The data's way is down
+ * this table: the kernel is read into counts, which are shown.
+ */
+const ROOMS: Record<string, string[]> = {
+  base: [],
+  counts: ["base"],
+  kernel: ["counts", "base"],
+  http: ["base"],
+  web: ["counts", "base"],
+  top: ["kernel", "counts", "base"],
+  agent: ["kernel", "http", "web", "counts", "base"],
+  cli: ["agent", "top", "kernel", "http", "counts", "base"],
+};
+/** Where the command line begins. */
+const ENTRY = "cli";
+
+/** The one file that knows each library. */
+const ONLY: Record<string, string> = {
+  commander: "cli/main",
+  "hash-wasm": "http/bcrypt",
+  negotiator: "http/server",
+  "node:http": "http/server",
+  "prom-client": "web/metrics",
+  "safe-stable-stringify": "base/json",
+  yaml: "http/settings",
+};
+
+const sources = readdirSync(projectPath("src"), { recursive: true, encoding: "utf8" })
+  .filter((file) => file.endsWith(".ts") && !file.startsWith("web/browser/"))
+  .map((file) => {
+    const text = readProjectFile(`src/${file}`);
+    const imports = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map(
+      ([, name]) => name,
+    );
+    return { name: file.replace(/\.ts$/, ""), text, imports: imports as string[] };
+  });
+const inRooms = sources.filter(({ name }) => name !== ENTRY);
+const roomOf = (name: string) => name.split("/")[0] as string;
+
+test("every file of src/ is in a room, and no room is empty", () => {
+  const rooms = new Set(inRooms.map(({ name }) => roomOf(name)));
+  expect([...rooms].sort()).toEqual(Object.keys(ROOMS).sort());
+});
+
+test.each(inRooms)("$name imports only from rooms that it may", ({ name, imports }) => {
+  const room = roomOf(name);
+  for (const each of imports) {
+    if (each.startsWith(".")) {
+      expect([room, ...(ROOMS[room] ?? [])]).toContain(roomOf(join(dirname(name), each)));
+    } else {
+      if (!each.startsWith("node:")) expect(Object.keys(ONLY)).toContain(each);
+      expect(ONLY[each] ?? name).toBe(name);
+    }
+  }
+});
+
+test("only the kernel loads the addon, and only the command line exits", () => {
+  for (const { name, text } of sources) {
+    expect(/\.node["`]/.test(text) && name !== "kernel/meter").toBe(false);
+    expect(
+      /process\.(exit\b|exitCode)/.test(text) && !["cli/main", "base/node"].includes(name),
+    ).toBe(false);
+  }
+});
+
+test("what runs in the browser takes types from here, and how a text is shown", () => {
+  const lines = readProjectFile("src/web/browser/page.ts").match(/^import .*$/gm) ?? [];
+  expect(lines).toEqual([
+    'import UPlot from "uplot";',
+    'import { escaped, visible } from "../../base/text.ts";',
+    'import type { Past, Row, Status } from "../status.ts";',
+  ]);
+});
+
+test("what Node.js loads is CommonJS, which every Node.js can require", () => {
+  const built = readdirSync(projectPath("dist"), { recursive: true, encoding: "utf8" }).filter(
+    (file) => file.endsWith(".js") && !file.startsWith("web/browser/"),
+  );
+  expect(built.sort()).toEqual(sources.map(({ name }) => `${name}.js`).sort());
+  for (const file of built) {
+    expect(() => new Script(readProjectFile(`dist/${file}`)), file).not.toThrow();
+  }
+});
+
+test("a Node.js that is too old can read what tells it so", () => {
+  for (const file of ["dist/cli.js", "dist/base/node.js"]) {
+    const text = readProjectFile(file);
+    const as = (target: string) => transformSync(text, { target }).code;
+    expect(as("node10"), file).toBe(as("esnext"));
+  }
+  const [first] = /require\("[^"]+"\)/.exec(readProjectFile("dist/cli.js")) ?? [];
+  expect(first).toBe('require("./base/node.js")');
+});
+
+test("only session.cc knows libbpf, and only addon.cc knows Node-API", () => {
+  const includes = (path: string) =>
+    [...readProjectFile(path).matchAll(/^#include [<"]([^>"]+)/gm)].map(([, name]) => name);
+  expect(includes("native/addon.cc")).toEqual(
+    expect.arrayContaining(["napi.h", "session.h", "../bpf/execve_counter.h"]),
+  );
+  for (const path of ["native/addon.cc", "native/session.h"]) {
+    for (const name of includes(path)) expect(name).not.toMatch(/^bpf\/|^linux\//);
+  }
+  for (const path of ["native/session.cc", "native/session.h"]) {
+    for (const name of includes(path)) expect(name).not.toMatch(/napi|node/);
+  }
+  expect(includes("bpf/execve_counter.h")).toEqual([]);
+});

@@ -1,0 +1,153 @@
+import { createHash } from "node:crypto";
+import { expect, test } from "vitest";
+import { toJson } from "../../../src/base/json.ts";
+import { History } from "../../../src/counts/rates.ts";
+import { doubts } from "../../../src/counts/snapshot.ts";
+import { past, statuses } from "../../../src/web/status.ts";
+import { projectPath } from "../../support/files.ts";
+import { snapshot } from "../../support/snapshot.ts";
+
+// As it is built: what it puts together lies beside it.
+const { readPage } = (await import(
+  projectPath("dist/web/document.js")
+)) as typeof import("../../../src/web/document.ts");
+
+const sha256 = (text: string) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
+
+test("the page may run and look like what is in it, and nothing else", () => {
+  const { html, policy } = readPage("/metrics");
+  const directives = new Map(
+    policy.split("; ").map((directive) => {
+      const [name = "", ...sources] = directive.split(" ");
+      return [name, sources];
+    }),
+  );
+  const inside = (tag: string) =>
+    [...html.matchAll(new RegExp(`<${tag}[^>]*>(.*?)</${tag}>`, "gs"))].map(([, text]) =>
+      sha256(text as string),
+    );
+  expect(inside("script")).toHaveLength(1);
+  expect(directives.get("script-src")).toEqual(inside("script"));
+  expect(inside("style")).toHaveLength(1);
+  expect(directives.get("style-src")).toEqual(inside("style"));
+  const rest = [...directives].filter(([name]) => !/^(script|style)-src$/.test(name));
+  expect(rest.map((directive) => directive.flat().join(" "))).toEqual([
+    "default-src 'none'",
+    "connect-src 'self'",
+    "img-src data:",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+  ]);
+});
+
+test("the page is one document under 100 kB that names no other host", () => {
+  const { html } = readPage("/metrics");
+  expect(Buffer.byteLength(html)).toBeLessThan(100_000);
+  const hosts = [...html.matchAll(/\bhttps?:\/\/[\w.-]+/g)].map(([url]) => url);
+  // The name of a language.
+  expect(new Set(hosts)).toEqual(new Set(["http://www.w3.org"]));
+  expect(html).not.toMatch(/\ssrc=|\{\{/);
+});
+
+test("the page links to wherever the metrics are", () => {
+  expect(readPage("/a/b").html).toContain('<a href="a/b">a/b</a>');
+});
+
+const rows = (count: number) =>
+  Array.from({ length: count }, (_, i) => ({
+    labels: { command: `c${i}` },
+    count: BigInt(i),
+  }));
+
+test("of a table of any size the page gets the rows that grow most and those with the most", () => {
+  const status = statuses("1.2.3", "host", () => undefined);
+  const many = { by: ["command"] as const, execsBy: rows(65_536) };
+  status(snapshot(many));
+  const grown = many.execsBy.map((row, i) => (i === 7 ? { ...row, count: 1000n } : row));
+  const { rows: got, all_rows } = status(snapshot({ ...many, execsBy: grown, clock: 1000 }));
+  expect(all_rows).toBe(65_536);
+  expect(got.length).toBeLessThanOrEqual(75);
+  expect(got.find(({ labels }) => labels.command === "c7")).toMatchObject({
+    ...{ count: 1000n, second: 993, minute: 993 },
+  });
+  expect(got.map(({ labels }) => labels.command)).toContain("c65535");
+  expect(toJson(got).length).toBeLessThan(10_000);
+});
+
+test("a status says what is counted, and null for what is not", () => {
+  const status = statuses("1.2.3", "host", () => undefined);
+  const { seconds, ...rest } = status(snapshot());
+  expect(seconds).toBeGreaterThan(0.000025);
+  expect(rest).toMatchObject({
+    ...{ version: "1.2.3", host: "host", time: "2026-11-23T04:50:00.000Z" },
+    ...{ execve_counter: 23n, attempts: { execve: 23n, execveat: 2n }, execs: 21n, failures: 4n },
+    ...{ doubts: [], by: ["command", "user", "container"], all_rows: 3, all_watched: 1 },
+  });
+  expect(rest.failed.map(({ labels, count }) => [labels.errno, count])).toEqual([
+    ["ENOENT", 3n],
+    ["ENOENT", 1n],
+  ]);
+  const none = { attempts: undefined, failures: undefined, by: [], watched: new Map() };
+  expect(status(snapshot(none))).toMatchObject({
+    ...{ attempts: null, failures: null, rows: [], failed: [], watched: [], all_rows: 0 },
+  });
+});
+
+const { programs } = snapshot();
+const skipping = (name: string, misses: bigint | undefined) => ({
+  programs: [...programs, { ...programs[0], name, misses } as (typeof programs)[number]],
+});
+
+test.each([
+  [{}, []],
+  [skipping("count_execve", 7n), [/skipped 7 runs of count_execve: calls of execve are short/]],
+  [skipping("count_execveat", 7n), [/7 runs of count_execveat: calls of execveat are short/]],
+  [skipping("count_attempts", 7n), [/7 runs of count_attempts: calls are short by up to/]],
+  [skipping("count_execve_failure", 7n), [/up to as many failed calls of execve have an unknown/]],
+  [
+    skipping("count_execveat_failure", 7n),
+    [/up to as many failed calls of execveat have an unknown/],
+  ],
+  [skipping("count_failures", 7n), [/up to as many failed calls have an unknown errno/]],
+  [skipping("count_killed", 7n), [/failed calls of tasks that ended are short by up to/]],
+  [{ unfollowed: 7n }, [/^7 calls could not be followed/]],
+  [skipping("count_exec", 7n), [/7 runs of count_exec: programs started are other/]],
+  [skipping("count_failures", undefined), [/does not say how many/]],
+  [{ tables: [{ name: "execs", entries: 16, capacity: 16 }] }, [/table is full/]],
+  // Without labels it has two rows, and is always full.
+  [{ by: [], tables: [{ name: "execs", entries: 2, capacity: 2 }] }, []],
+])("what a snapshot has against it is said: %#", (changes, expected) => {
+  expect(doubts(snapshot(changes))).toEqual(expected.map((word) => expect.stringMatching(word)));
+});
+
+test("the history is told by a clock that nobody sets", () => {
+  const history = new History();
+  history.add(snapshot({ clock: 1000, attempts: undefined }));
+  history.add(snapshot({ clock: 3000, failures: undefined }));
+  const now = snapshot({ clock: 4000 });
+  expect(past(history, now)).toEqual({
+    start_time: now.startTime.toISOString(),
+    samples: [
+      { clock: performance.timeOrigin + 1000, attempts: null, execs: 21n, failures: 4n },
+      { clock: performance.timeOrigin + 3000, attempts: 25n, execs: 21n, failures: null },
+    ],
+  });
+  const { clock } = statuses("", "", () => undefined)(now);
+  expect(clock).toBe(performance.timeOrigin + 4000);
+});
+
+test("of rows that nobody runs any more the page gets those with the most", () => {
+  const status = statuses("", "", () => undefined);
+  // The clock was set before the meter's start.
+  const time = new Date(0);
+  const { rows: got } = status(snapshot({ time, by: ["command"], execsBy: rows(1000) }));
+  const most = Array.from({ length: 25 }, (_, i) => BigInt(975 + i));
+  expect(got.map(({ count }) => count)).toEqual(expect.arrayContaining(most));
+  const watched = new Map(Array.from({ length: 1000 }, (_, i) => [`w${i}`, BigInt(i)]));
+  const all = status(snapshot({ watched }));
+  const names = Array.from({ length: 250 }, (_, i) => `w${750 + i}`);
+  expect(all.watched.map(({ labels }) => labels.command)).toEqual(expect.arrayContaining(names));
+  expect(all.watched.length).toBeLessThan(1000);
+  expect(all.all_watched).toBe(1000);
+});

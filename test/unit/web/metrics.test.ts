@@ -1,0 +1,101 @@
+import fc from "fast-check";
+import { Registry } from "prom-client";
+import { expect, test } from "vitest";
+import { CONTENT_TYPES, observeProcess, render } from "../../../src/web/metrics.ts";
+import { snapshot } from "../../support/snapshot.ts";
+
+const [TEXT, OPEN_METRICS] = CONTENT_TYPES;
+const AGENT = { version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 };
+const NOTHING = new Registry();
+
+// Change the goldens with: node_modules/.bin/vitest run --config test/vitest.config.mts --update
+// promtool reads the first in test/kernel/prometheus.test.ts.
+test("the exposition is the golden one, as text", async () => {
+  const exposition = await render(TEXT, snapshot(), AGENT, NOTHING);
+  await expect(exposition).toMatchFileSnapshot("golden/metrics.txt");
+});
+
+test("the exposition is the golden one, as OpenMetrics", async () => {
+  const exposition = await render(OPEN_METRICS, snapshot(), AGENT, NOTHING);
+  await expect(exposition).toMatchFileSnapshot("golden/openmetrics.txt");
+  expect(exposition.endsWith("\n# EOF\n")).toBe(true);
+});
+
+test("all series are there at 0 before anything happened", async () => {
+  const exposition = await render(
+    TEXT,
+    snapshot({
+      attempts: { execve: 0n, execveat: 0n },
+      by: [],
+      execsBy: [{ labels: {}, count: 0n }],
+      watched: new Map([["nc", 0n]]),
+    }),
+    AGENT,
+    NOTHING,
+  );
+  for (const series of [
+    'execve_counter_attempts_total{syscall="execve"} 0',
+    'execve_counter_attempts_total{syscall="execveat"} 0',
+    'execve_counter_missed_total{program="count_execve"} 0',
+    "execve_counter_execs_total 0",
+    'execve_counter_watched_total{command="nc"} 0',
+  ]) {
+    expect(exposition.split("\n")).toContain(series);
+  }
+});
+
+test("users of one name are one series", async () => {
+  const row = (user: string, uid: number, count: bigint) => ({ labels: { user }, uid, count });
+  const execsBy = [row("alice", 1000, 7n), row("bob", 1002, 1n), row("alice", 1001, 3n)];
+  const exposition = await render(TEXT, snapshot({ by: ["user"], execsBy }), AGENT, NOTHING);
+  expect(exposition.match(/^execve_counter_execs_total.*/gm)).toEqual([
+    'execve_counter_execs_total{user="alice"} 10',
+    'execve_counter_execs_total{user="bob"} 1',
+  ]);
+});
+
+/** The label values of a family, read back as the exposition format defines it. */
+function values(exposition: string, family: string, label: string): string[] {
+  const series = new RegExp(`^${family}\\{(?:[^\n]*,)?${label}="((?:[^"\\\\\n]|\\\\.)*)"`, "gm");
+  return [...exposition.matchAll(series)].map(([, value]) =>
+    (value as string).replaceAll(/\\(.)/g, (_, escaped) => (escaped === "n" ? "\n" : escaped)),
+  );
+}
+
+/** What the kernel can keep of a command's name, as the addon decodes it. */
+const command = fc
+  .uint8Array({ minLength: 1, maxLength: 15 })
+  .map((bytes) => Buffer.from(bytes.map((byte) => byte || 0x5c)).toString());
+const awkward = fc.stringMatching(/^[\\"\n{}=,# a]{1,15}$/);
+
+test("whatever a command is called, its series reads back as it", async () => {
+  const names = fc.uniqueArray(fc.oneof(command, awkward), { minLength: 1, maxLength: 50 });
+  await fc.assert(
+    fc.asyncProperty(names, fc.constantFrom(TEXT, OPEN_METRICS), async (commands, type) => {
+      const changes = {
+        by: ["command"] as const,
+        execsBy: commands.map((name) => ({ labels: { command: name }, count: 1n })),
+        watched: new Map(commands.map((name) => [name, 1n])),
+      };
+      const exposition = await render(type, snapshot(changes), AGENT, NOTHING);
+      const family = (name: string) => values(exposition, `${name}_total`, "command");
+      expect(family("execve_counter_execs")).toEqual(commands);
+      expect(family("execve_counter_watched")).toEqual(commands);
+      expect(Buffer.from(exposition).toString()).toBe(exposition); // UTF-8
+    }),
+  );
+});
+
+test("the process is shown, in either format, whichever was asked for before", async () => {
+  const process = observeProcess();
+  const names = async (type: (typeof CONTENT_TYPES)[number]) =>
+    (await render(type, snapshot(), AGENT, process))
+      .split("\n")
+      .filter((line) => /^(process_cpu_seconds|nodejs_version|process_open_fds)/.test(line))
+      .map((line) => line.split(/[ {]/)[0]);
+  const text = ["process_cpu_seconds_total", "process_open_fds", "nodejs_version_info"];
+  expect(await names(TEXT)).toEqual(text);
+  expect(await names(OPEN_METRICS)).toEqual(text);
+  expect(await names(TEXT)).toEqual(text);
+  expect(await Promise.all([names(OPEN_METRICS), names(TEXT)])).toEqual([text, text]);
+});
