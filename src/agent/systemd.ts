@@ -3,7 +3,7 @@ import { getSystemErrorName } from "node:util";
 import { ExitCode, UserError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import type { Inherited } from "../http/server.ts";
-import { isNativeError, loadAddon } from "../kernel/meter.ts";
+import { isNativeError, loadAddon } from "../kernel/addon.ts";
 
 // SD_LISTEN_FDS_START
 const FIRST = 3;

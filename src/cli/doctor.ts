@@ -3,13 +3,9 @@ import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { release, version } from "node:os";
 import { gunzipSync } from "node:zlib";
 import { effectiveCapabilities, hasCapabilities, inUserNamespace } from "../kernel/capabilities.ts";
-import {
-  type Attempts,
-  findMeters,
-  isAtLeast,
-  openKernel,
-  reportsTracepointMisses,
-} from "../kernel/meter.ts";
+import { type Attempts, openKernel } from "../kernel/meter.ts";
+import { isAtLeast, reportsTracepointMisses } from "../kernel/release.ts";
+import { findMeters } from "../kernel/running.ts";
 
 export interface Finding {
   what: string;

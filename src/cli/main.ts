@@ -13,6 +13,7 @@ import { VERSION } from "../base/version.ts";
 import { LABELS, type Label } from "../counts/labels.ts";
 import type { Address } from "../http/server.ts";
 import { unpinKernel } from "../kernel/meter.ts";
+import * as watchList from "../kernel/watchlist.ts";
 import type { TopOptions } from "../top/top.ts";
 import {
   parseBy,
@@ -25,7 +26,6 @@ import {
   parseWatch,
 } from "./flags.ts";
 import { npxGone } from "./npx.ts";
-import * as watchList from "./watch.ts";
 
 // An agent that works for milliseconds a minute gains nothing from optimized code
 // or a large young generation; without them it needs a third less memory at work

@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+
 /** The capabilities that matter here, by their bits in linux/capability.h. */
 const BITS = {
   CAP_SETGID: 6n,
@@ -29,4 +31,17 @@ export function capabilityNumber(name: keyof typeof BITS): number {
 /** Whether all of these are in the set. */
 export function hasCapabilities(set: bigint, ...names: (keyof typeof BITS)[]): boolean {
   return names.every((name) => ((set >> BITS[name]) & 1n) === 1n);
+}
+
+/** /proc/self/status. */
+export function statusOfSelf(): string | undefined {
+  return fileOrNothing("/proc/self/status");
+}
+
+export function fileOrNothing(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined; // no /proc
+  }
 }

@@ -3,8 +3,14 @@ import { readdirSync, readFileSync } from "node:fs";
 import { release } from "node:os";
 import { getSystemErrorName } from "node:util";
 import { ExitCode, UserError } from "../base/errors.ts";
-import { capabilityNumber, effectiveCapabilities, hasCapabilities } from "./capabilities.ts";
-import { type Account, isAtLeast, isNativeError, loadAddon, statusOfSelf } from "./meter.ts";
+import { type Account, isNativeError, loadAddon } from "./addon.ts";
+import {
+  capabilityNumber,
+  effectiveCapabilities,
+  hasCapabilities,
+  statusOfSelf,
+} from "./capabilities.ts";
+import { isAtLeast } from "./release.ts";
 
 const DEFAULT_USER = "nobody";
 // What the kernel shows of users that it cannot show (/proc/sys/kernel/overflowuid):

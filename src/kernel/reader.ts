@@ -11,7 +11,8 @@ import {
 import { EXPECTED, errnoName } from "../counts/errnos.ts";
 import { OTHER } from "../counts/labels.ts";
 import { type ExecsRow, type FailureCounts, merged, type Snapshot } from "../counts/snapshot.ts";
-import type { Execs, Failures, Meter } from "./meter.ts";
+import type { Execs, Failures } from "./addon.ts";
+import type { Meter } from "./meter.ts";
 
 /** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
 export function read(kernel: Meter): Snapshot {

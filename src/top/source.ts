@@ -6,16 +6,9 @@ import { printable } from "../base/text.ts";
 import type { Label } from "../counts/labels.ts";
 import { History, Rates } from "../counts/rates.ts";
 import type { Snapshot } from "../counts/snapshot.ts";
-import {
-  type Attempts,
-  chooseMeter,
-  findMeters,
-  type Meter,
-  openKernel,
-  openRunningMeter,
-  type RunningMeter,
-} from "../kernel/meter.ts";
+import { type Attempts, type Meter, openKernel } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
+import { chooseMeter, findMeters, openRunningMeter, type RunningMeter } from "../kernel/running.ts";
 import type { Moment } from "./frame.ts";
 
 export interface SourceOptions {

@@ -3,7 +3,7 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { OTHER_UID } from "../../src/counts/abi.ts";
-import { loadAddon, type Session } from "../../src/kernel/meter.ts";
+import { loadAddon, type Session } from "../../src/kernel/addon.ts";
 import { projectPath } from "../support/files.ts";
 import { loadedBy, result, SLOW_NAMES, STORM, sh, until } from "../support/meter.ts";
 

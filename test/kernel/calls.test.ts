@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { isAtLeast } from "../../src/kernel/meter.ts";
+import { isAtLeast } from "../../src/kernel/release.ts";
 import { lateFile } from "../support/late.mjs";
 import {
   BPFTOOL,

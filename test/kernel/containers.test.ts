@@ -2,7 +2,7 @@ import { randomBytes, randomInt } from "node:crypto";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { loadAddon } from "../../src/kernel/meter.ts";
+import { loadAddon } from "../../src/kernel/addon.ts";
 import { projectPath } from "../support/files.ts";
 import { Meter, sh } from "../support/meter.ts";
 import { mountPoint, Runc, version1 } from "../support/runc.ts";

@@ -6,7 +6,7 @@ import { release } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { afterAll, afterEach, expect, test } from "vitest";
-import { isAtLeast } from "../../src/kernel/meter.ts";
+import { isAtLeast } from "../../src/kernel/release.ts";
 import { BPFTOOL, CLI, type Counts, sample, sh, uniqueName, until } from "../support/meter.ts";
 import { bytes, container, podConfig } from "../support/pod.ts";
 import { mountPoint, Runc, version1 } from "../support/runc.ts";

@@ -4,7 +4,7 @@ import { chmodSync, readdirSync, readFileSync } from "node:fs";
 import { constants, release } from "node:os";
 import { promisify } from "node:util";
 import { afterEach, describe, expect, test } from "vitest";
-import { isAtLeast } from "../../src/kernel/meter.ts";
+import { isAtLeast } from "../../src/kernel/release.ts";
 import { projectPath } from "../support/files.ts";
 import { Installation } from "../support/installation.ts";
 import {

@@ -1,7 +1,7 @@
 import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { findMeters } from "../../src/kernel/meter.ts";
+import { findMeters } from "../../src/kernel/running.ts";
 import { Installation } from "../support/installation.ts";
 import { DENY, inMountNamespace, Meter, result } from "../support/meter.ts";
 

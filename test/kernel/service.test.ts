@@ -5,7 +5,7 @@ import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { loadAddon } from "../../src/kernel/meter.ts";
+import { loadAddon } from "../../src/kernel/addon.ts";
 import { CLI, Meter, result, uniqueName, until } from "../support/meter.ts";
 
 /** Prints what is sent to the socket named by its first argument, a message a line. */

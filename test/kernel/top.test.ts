@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { effectiveCapabilities } from "../../src/kernel/capabilities.ts";
-import { findMeters } from "../../src/kernel/meter.ts";
+import { findMeters } from "../../src/kernel/running.ts";
 import { Installation } from "../support/installation.ts";
 import {
   BPFTOOL,

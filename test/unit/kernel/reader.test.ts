@@ -2,7 +2,8 @@ import { expect, test } from "vitest";
 import { OTHER_UID } from "../../../src/counts/abi.ts";
 import type { Label } from "../../../src/counts/labels.ts";
 import { distinct } from "../../../src/counts/snapshot.ts";
-import type { Execs, Failures, Kernel } from "../../../src/kernel/meter.ts";
+import type { Execs, Failures } from "../../../src/kernel/addon.ts";
+import type { Kernel } from "../../../src/kernel/meter.ts";
 import { read } from "../../../src/kernel/reader.ts";
 
 type Row = [command: string, uid: number, container: string, count: bigint];

@@ -64,7 +64,7 @@ test.each(inRooms)("$name imports only from rooms that it may", ({ name, imports
 
 test("only the kernel loads the addon, and only the command line exits", () => {
   for (const { name, text } of sources) {
-    expect(/\.node["`]/.test(text) && name !== "kernel/meter").toBe(false);
+    expect(/\.node["`]/.test(text) && name !== "kernel/addon").toBe(false);
     expect(
       /process\.(exit\b|exitCode)/.test(text) && !["cli/main", "base/node"].includes(name),
     ).toBe(false);

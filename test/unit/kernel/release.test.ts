@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { reportsTracepointMisses } from "../../../src/kernel/meter.ts";
+import { reportsTracepointMisses } from "../../../src/kernel/release.ts";
 
 // What the kernel reports cannot be provoked on a kernel that skips nothing: the
 // storms under map readers belong to other kernels.

@@ -4,7 +4,8 @@ import { ExitCode, UserError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { printable } from "../base/text.ts";
 import { watchedCounts, watchKey } from "../counts/abi.ts";
-import { type LiveCounters, openLiveCounters } from "../kernel/meter.ts";
+import { chooseMeter } from "./running.ts";
+import { lock, translated, withSession } from "./session.ts";
 
 const LOCK = "/run/execve-counter.lock";
 
@@ -86,4 +87,41 @@ async function edit(
   } finally {
     counters.close();
   }
+}
+
+/** The counters of a meter that runs in another process. */
+interface LiveCounters {
+  readonly mapId: number;
+  /** Locks a file that all who edit use, until this is closed; false where another has it. */
+  lock(path: string): boolean;
+  read(): [key: string, value: bigint][];
+  /** Waits until no program can add any more to a key that is gone by now. */
+  settle(): void;
+  /** Puts a key there at 0; false where it is there, and keeps its count. */
+  insert(key: string): boolean;
+  /** False where there is no such key. */
+  remove(key: string): boolean;
+  close(): void;
+}
+
+/**
+ * Finds the running meter.
+ *
+ * @param mapId of its map of counters; undefined for the only meter there is
+ * @throws UserError where there is none, more than one, or no permission to look
+ */
+function openLiveCounters(mapId: number | undefined, log: (line: string) => void): LiveCounters {
+  return withSession(log, (session, addon) => {
+    const id = chooseMeter(addon.findCounters(), mapId);
+    session.adopt(id);
+    return {
+      mapId: id,
+      lock: (path) => translated([], () => lock(session, path)),
+      read: () => translated([], () => session.readCounters()),
+      settle: () => translated([], () => addon.settle()),
+      insert: (key) => translated([], () => session.insert(key)),
+      remove: (key) => translated([], () => session.remove(key)),
+      close: () => session.close(),
+    };
+  });
 }

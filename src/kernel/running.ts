@@ -1,0 +1,102 @@
+/** Meters that other processes run: how they are found, and read. */
+import { existsSync, readFileSync } from "node:fs";
+import { constants } from "node:os";
+import { ExitCode, UserError } from "../base/errors.ts";
+import { LABELS } from "../counts/labels.ts";
+import type { ProgramStats } from "../counts/snapshot.ts";
+import { type Addon, isNativeError, loadAddon, type Session } from "./addon.ts";
+import { type Meter, PROGRAMS, programsOf, reading } from "./meter.ts";
+import { OBJECT, translate, translated, withSession } from "./session.ts";
+
+let objectRead: Uint8Array | undefined;
+
+/** The ids of the maps of counters of all meters that run; @throws UserError */
+export function findMeters(): number[] {
+  const { findCounters } = loadAddon();
+  return translated([], findCounters);
+}
+
+/**
+ * The meter that is meant, of those that were found.
+ *
+ * @param mapId of its map of counters; undefined for the only meter there is
+ * @throws UserError where there is none, or more than one
+ */
+export function chooseMeter(found: readonly number[], mapId: number | undefined): number {
+  const id = mapId ?? found[0];
+  if (id === undefined || !found.includes(id)) {
+    const which = mapId === undefined ? "no meter is running" : `no meter has the map ${mapId}`;
+    const others = found.length > 0 ? `choose one of --map ${found.join(", ")}` : undefined;
+    throw new UserError(which, others ?? "start one: sudo execve-counter", ExitCode.failed);
+  }
+  if (mapId === undefined && found.length > 1) {
+    throw new UserError(
+      `${found.length} meters are running`,
+      `choose one by the map that its first line names: --map ${found.join(" or ")}`,
+      ExitCode.failed,
+    );
+  }
+  return id;
+}
+
+/** A meter that another process runs. */
+export interface RunningMeter extends Meter {
+  /** Whether it was gone when its programs were asked for: its counts are the last ones. */
+  readonly ended: boolean;
+}
+
+/**
+ * Opens a meter that runs in another process, to be read: loads, attaches and changes
+ * nothing.
+ *
+ * @throws UserError where it cannot be read
+ */
+export function openRunningMeter(mapId: number, log: (line: string) => void): RunningMeter {
+  const follow = (session: Session, addon: Addon): RunningMeter => {
+    session.adopt(mapId);
+    session.follow();
+    const flags = session.flags();
+    let programs = programsOf(session);
+    let ended = false;
+    const attempts = Object.values(PROGRAMS)
+      .map((hook) => hook.attempts[0])
+      .find((name) => programs.some((program) => program.name === name));
+    const counted = flags.includes("no_attempts") ? undefined : attempts;
+    const by = LABELS.filter((label) => flags.includes(label));
+    return {
+      ...reading(session, addon, by, flags.includes("failures"), counted),
+      startTime: new Date(session.begin(Date.now())),
+      get ended() {
+        return ended;
+      },
+      programs: () => {
+        try {
+          programs = followed(session);
+          ended = false;
+        } catch (error) {
+          if (!isFollow(error, "ESRCH")) throw isNativeError(error) ? translate(error, []) : error;
+          ended = true;
+        }
+        return programs;
+      },
+    };
+  };
+  // For the next one, which may start when the file can be read no more.
+  if (!objectRead && existsSync(OBJECT)) objectRead = readFileSync(OBJECT);
+  return withSession(log, follow, { object: objectRead });
+}
+
+/** The programs of a session that is followed, which may have become others. */
+function followed(session: Session): ProgramStats[] {
+  try {
+    return programsOf(session);
+  } catch (error) {
+    if (!isFollow(error, "ESTALE")) throw error;
+    session.follow();
+    return programsOf(session);
+  }
+}
+
+function isFollow(error: unknown, code: "ESRCH" | "ESTALE"): boolean {
+  return isNativeError(error) && error.step === "follow" && error.errno === constants.errno[code];
+}

@@ -1,0 +1,114 @@
+/** Native work, whose failures become words for the user. */
+import { existsSync } from "node:fs";
+import { constants } from "node:os";
+import { join } from "node:path";
+import { getSystemErrorName } from "node:util";
+import type { UserError } from "../base/errors.ts";
+import { type Addon, isNativeError, loadAddon, type NativeError, type Session } from "./addon.ts";
+import {
+  effectiveCapabilities,
+  fileOrNothing,
+  inUserNamespace,
+  statusOfSelf,
+} from "./capabilities.ts";
+import { explain } from "./explain.ts";
+
+export const OBJECT = join(__dirname, "../../dist/execve_counter.bpf.o");
+
+/** Opens a session for `use`; closes it where that fails. */
+export function withSession<Result>(
+  log: (line: string) => void,
+  use: (session: Session, addon: Addon) => Result,
+  {
+    object = OBJECT,
+    pins,
+  }: { object?: string | Uint8Array | undefined; pins?: string | undefined } = {},
+): Result {
+  const addon = loadAddon();
+  const complaints: string[] = [];
+  const work = () => {
+    const session = new addon.Session(object, (level, message) => {
+      const lines = message.trimEnd().split("\n");
+      if (level === "warn") complaints.push(...lines);
+      for (const line of lines) log(line);
+    });
+    try {
+      return use(session, addon);
+    } catch (error) {
+      session.close();
+      throw error;
+    }
+  };
+  return translated(complaints, work, pins);
+}
+
+/** False where somebody else has the lock. */
+export function lock(session: Session, path: string): boolean {
+  try {
+    session.lock(path);
+    return true;
+  } catch (error) {
+    if (isNativeError(error) && error.errno === constants.errno.EWOULDBLOCK) return false;
+    throw error;
+  }
+}
+
+/** Does native work; what the kernel refuses becomes a UserError. */
+export function translated<Result>(
+  complaints: readonly string[],
+  work: () => Result,
+  pins?: string,
+): Result {
+  try {
+    return work();
+  } catch (error) {
+    throw isNativeError(error) ? translate(error, complaints, pins) : error;
+  }
+}
+
+/** The errno's name where it cannot. */
+export function mountBpffs(addon: Addon, directory: string): string | undefined {
+  try {
+    addon.mountBpffs(directory);
+    return undefined;
+  } catch (error) {
+    if (isNativeError(error)) return getSystemErrorName(-error.errno);
+    throw error;
+  }
+}
+
+export function translate(
+  error: NativeError,
+  complaints: readonly string[],
+  pins?: string,
+): UserError {
+  const verdict = verdictOf(complaints);
+  // libbpf complains of the limit on locked memory whenever bpf(2) is refused.
+  const first = complaints.find((line) => !line.includes("RLIMIT_MEMLOCK"));
+  const explained = explain(
+    {
+      step: error.step,
+      code: getSystemErrorName(-error.errno),
+      detail: (verdict ?? first)?.replace(/^libbpf: /, ""),
+      verdict: verdict !== undefined,
+    },
+    {
+      capabilities: effectiveCapabilities(statusOfSelf()),
+      nested: inUserNamespace(fileOrNothing("/proc/self/uid_map")),
+      sys: existsSync("/sys/kernel"),
+      btf: existsSync("/sys/kernel/btf/vmlinux"),
+      object: OBJECT,
+      pins,
+    },
+  );
+  explained.cause = error;
+  return explained;
+}
+
+/** The verifier's last word among libbpf's complaints, where it has spoken. */
+function verdictOf(complaints: readonly string[]): string | undefined {
+  const end = complaints.findIndex((line) => line.includes("-- END PROG LOAD LOG --"));
+  return complaints
+    .slice(0, Math.max(end, 0))
+    .findLast((line) => !/^($|processed \d+ insns|verification time|stack depth)/.test(line));
+}
