@@ -1,29 +1,19 @@
 /** The agent: ties the kernel to what shows the numbers, until told to stop. */
-import { hostname } from "node:os";
 import { isatty } from "node:tty";
 import { toJson } from "../base/json.ts";
 import { createLog, type Level, type Log } from "../base/log.ts";
 import { Lines } from "../base/stdout.ts";
-import { printable, visible } from "../base/text.ts";
+import { printable } from "../base/text.ts";
 import { VERSION } from "../base/version.ts";
-import { EXECS_MAP } from "../counts/abi.ts";
-import { OTHER } from "../counts/labels.ts";
-import { History } from "../counts/rates.ts";
 import { type Snapshot, toPlain } from "../counts/snapshot.ts";
-import type { Address, Inherited, Page, Web } from "../http/server.ts";
-import type { WebConfig } from "../http/settings.ts";
+import type { Web } from "../http/server.ts";
 import { type Kernel, type KernelOptions, openKernel } from "../kernel/meter.ts";
 import { planRestriction } from "../kernel/privileges.ts";
 import { read } from "../kernel/reader.ts";
 import { type Format, format } from "./lines.ts";
+import { openWebConfig, startWeb, type WebOptions } from "./routes.ts";
+import { Source } from "./source.ts";
 import { announce } from "./systemd.ts";
-
-export interface WebOptions {
-  addresses: readonly (Address | Inherited)[];
-  telemetryPath: string;
-  /** Of TLS and basic auth; undefined for neither. */
-  configFile: string | undefined;
-}
 
 export interface AgentOptions extends Omit<KernelOptions, "log"> {
   /** Milliseconds between printed lines. */
@@ -35,17 +25,6 @@ export interface AgentOptions extends Omit<KernelOptions, "log"> {
   runAs: string | undefined;
   logLevel: Level;
 }
-
-/** Paths that --web.telemetry-path cannot take, because they serve something else. */
-export const FIXED_PATHS: readonly string[] = [
-  "/api/v1/counts",
-  "/api/v1/status",
-  "/api/v1/history",
-  "/-/healthy",
-  "/healthz",
-  "/-/ready",
-  "/readyz",
-];
 
 /**
  * Counts, prints and serves until `stop` resolves.
@@ -201,151 +180,4 @@ export async function check(options: AgentOptions): Promise<string[]> {
   } finally {
     kernel.close();
   }
-}
-
-/** Reads for everybody, and remembers whether the last read worked. */
-class Source {
-  /** Of whatever was read, for whomever. */
-  readonly history = new History();
-  readErrors = 0;
-  /** Why the last read failed. */
-  failure: string | undefined;
-  /** What fell last, of all that only grows. */
-  fallen: string | undefined;
-  /** Whether there was a word that the table of execs is full. */
-  #full = false;
-  /** What the last read found. */
-  #totals: Record<string, bigint> = {};
-  readonly #kernel: Kernel;
-  readonly #log: Log;
-  readonly #pins: string | undefined;
-
-  constructor(kernel: Kernel, log: Log, pins: string | undefined) {
-    this.#kernel = kernel;
-    this.#log = log;
-    this.#pins = pins;
-  }
-
-  tryRead(): Snapshot | undefined {
-    try {
-      const snapshot = read(this.#kernel);
-      this.failure = undefined;
-      this.history.add(snapshot);
-      this.#noteFull(snapshot);
-      this.#noteFallen(snapshot);
-      return snapshot;
-    } catch (error) {
-      this.readErrors++;
-      this.failure = (error as Error).message;
-      this.#log.error(`cannot read the counters: ${this.failure}`);
-      return undefined;
-    }
-  }
-
-  /** The kernel only adds: what falls was changed by somebody else. */
-  #noteFallen({ attempts, execs }: Snapshot): void {
-    const totals = { ...attempts, execs };
-    for (const [name, count] of Object.entries(totals)) {
-      const last = this.#totals[name] ?? 0n;
-      if (count >= last) continue;
-      this.fallen = `${name} fell from ${last} to ${count}: somebody else edits the maps`;
-      this.#log.warn(this.fallen);
-    }
-    this.#totals = totals;
-  }
-
-  #noteFull({ by, tables }: Snapshot): void {
-    const table = tables.find(({ name }) => name === EXECS_MAP);
-    if (this.#full || by.length === 0 || !table || table.entries < table.capacity) return;
-    this.#full = true;
-    const more = this.#pins
-      ? `end these counts (execve-counter unpin ${this.#pins}), and start again`
-      : "start again";
-    this.#log.warn(
-      `the table of execs by ${by.join()} is full: what it has no row for counts as ${OTHER}; for more rows than ${table.capacity}, ${more} with a larger --max-series`,
-    );
-  }
-}
-
-async function openWebConfig(
-  options: WebOptions | undefined,
-  log: Log,
-): Promise<WebConfig | undefined> {
-  if (!options?.configFile) return undefined;
-  const path = options.configFile;
-  const { WebConfig } = await import("../http/settings.ts");
-  return WebConfig.open(path, (error) => {
-    if (!error) return log.info(`took over what changed in ${path} or the files it names`);
-    log.error(`what was in force stays so: ${error.message}`);
-    log.error(`to do: ${error.remedy}`);
-  });
-}
-
-async function startWeb(
-  options: WebOptions,
-  config: WebConfig | undefined,
-  kernel: Kernel,
-  source: Source,
-  log: Log,
-): Promise<Web> {
-  // Loaded only now: counting does not wait for HTTP.
-  const { HTML, JSON_TYPE, TEXT, serve } = await import("../http/server.ts");
-  const { CONTENT_TYPES, observeProcess, render } = await import("../web/metrics.ts");
-  const { readPage } = await import("../web/document.ts");
-  const { past, statuses } = await import("../web/status.ts");
-  const processMetrics = observeProcess();
-
-  const withSnapshot = <Type extends string>(
-    types: readonly Type[],
-    show: (snapshot: Snapshot, type: Type) => string | Promise<string>,
-  ): Page => ({
-    types,
-    make: async (type) => {
-      const snapshot = source.tryRead();
-      return snapshot
-        ? { body: await show(snapshot, type as Type) }
-        : {
-            status: 503,
-            type: TEXT,
-            body: `${visible(`cannot read the counters: ${source.failure}`)}\n`,
-          };
-    },
-  });
-  const json = (make: (snapshot: Snapshot) => object) =>
-    withSnapshot([JSON_TYPE], (snapshot) => `${toJson(make(snapshot))}\n`);
-  const { html, policy } = readPage(options.telemetryPath);
-  const healthy: Page = { types: [TEXT], make: () => ({ body: "healthy\n" }) };
-  const ready = withSnapshot([TEXT], () => "ready\n");
-
-  const pages = new Map<string, Page>([
-    ["/", { types: [HTML], make: () => ({ body: html, policy }) }],
-    ["/api/v1/counts", json(toPlain)],
-    ["/api/v1/status", json(statuses(VERSION, hostname(), () => source.fallen))],
-    ["/api/v1/history", json((now) => past(source.history, now))],
-    ["/-/healthy", healthy],
-    ["/healthz", healthy],
-    ["/-/ready", ready],
-    ["/readyz", ready],
-    [
-      options.telemetryPath,
-      withSnapshot(CONTENT_TYPES, (snapshot, type) => {
-        const agent = {
-          version: VERSION,
-          nodeVersion: process.version,
-          libbpfVersion: kernel.libbpfVersion,
-          readErrors: source.readErrors,
-        };
-        return render(type, snapshot, agent, processMetrics);
-      }),
-    ],
-  ]);
-  const onError = (error: unknown) => {
-    const stack = `${error instanceof Error ? error.stack : error}`;
-    for (const line of `cannot answer a request: ${stack}`.split("\n")) log.error(line);
-  };
-  const protection = config && { protection: () => config.protection };
-  const web = await serve(options.addresses, pages, onError, protection);
-  const page = options.telemetryPath === "/" ? () => "" : (at: string) => ` and a page at ${at}/`;
-  for (const at of web.origins) log.info(`metrics at ${at}${options.telemetryPath}${page(at)}`);
-  return web;
 }

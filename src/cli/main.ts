@@ -1,8 +1,9 @@
 /** The command line: flags in, exit code out. */
 import { setFlagsFromString } from "node:v8";
 import { Command, CommanderError, Option } from "commander";
-import { type AgentOptions, check, FIXED_PATHS, run } from "../agent/agent.ts";
+import { type AgentOptions, check, run } from "../agent/agent.ts";
 import type { Format } from "../agent/lines.ts";
+import { FIXED_PATHS } from "../agent/routes.ts";
 import { inheritedSockets } from "../agent/systemd.ts";
 import { ExitCode, UserError } from "../base/errors.ts";
 import { toJson } from "../base/json.ts";

@@ -6,30 +6,18 @@
  *   <directory>/unfinished   the same, on its way there or away
  *
  * Who has the lock on the directory is alone in it: what is unfinished then is left over.
- *
- * Root works in directories that other users own, who may put something else in the place
- * of anything at any moment. So a directory is looked at once it is open, and what is in it
- * is reached through its descriptor: by then its path may lead elsewhere.
  */
 import {
-  closeSync,
-  constants,
-  existsSync,
-  fstatSync,
   lstatSync,
   mkdirSync,
-  openSync,
-  readdirSync,
   readFileSync,
   readlinkSync,
   renameSync,
   rmdirSync,
-  type Stats,
-  statfsSync,
   unlinkSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
+import { ExitCode, UserError } from "../base/errors.ts";
 import {
   CALLS_MAP,
   COUNTERS_MAP,
@@ -38,20 +26,25 @@ import {
   PIN_VERSION,
   STATE_MAP,
 } from "../counts/abi.ts";
-import { readOnly, unpinIt } from "./explain.ts";
+import {
+  BPFFS,
+  close,
+  type Directory,
+  descend,
+  type MountBpffs,
+  makePlace,
+  type Place,
+  usable,
+} from "./directory.ts";
+import { unpinIt } from "./explain.ts";
 
-const BPFFS = "/sys/fs/bpf";
-const BPFFS_MAGIC = 0xcafe4a11;
-/** Else everybody may write to it. */
-const MOUNT = "mount -t bpf -o mode=700 bpf";
 const UNFINISHED = "unfinished";
 const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
 const OURS = /^(?:enter|next|link)_(count_\w+)$/;
 
 /** What this needs of the addon. */
 export interface Native {
-  /** The errno's name where it cannot: "EPERM". */
-  mountBpffs(directory: string): string | undefined;
+  mountBpffs: MountBpffs;
   /** False where somebody else has the lock. */
   lock(directory: string): boolean;
 }
@@ -81,7 +74,7 @@ export interface Pins {
 export function preparePins(directory: string, native: Native): Pins {
   const path = resolve(directory);
   return usable(path, () => {
-    const { made, mounted, ...place } = makePlace(path, native);
+    const { made, mounted, ...place } = makePlace(path, native.mountBpffs);
     try {
       return prepare(place, made, mounted, native);
     } catch (error) {
@@ -193,157 +186,6 @@ function removeAll({ parent, top, name }: Place, native: Native): string[] {
   return [...removed, top.path];
 }
 
-/** A directory that is open: what is in it is reached through it, whatever its path leads to. */
-class Directory {
-  // O_PATH, which Node.js has no name for: to look into it is not needed to go through it.
-  static readonly #FLAGS = 0o10000000 | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-  /** To name it; nothing is done by it. */
-  readonly path: string;
-  readonly #fd: number;
-
-  constructor(path: string, at: string = path) {
-    this.path = path;
-    this.#fd = openSync(at, Directory.#FLAGS);
-  }
-
-  /** Where something in it is, or itself: a path that no link on the way can bend. */
-  at(name = "."): string {
-    return `/proc/self/fd/${this.#fd}/${name}`;
-  }
-
-  enter(name: string): Directory {
-    const path = join(this.path, name);
-    try {
-      return new Directory(path, this.at(name));
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOTDIR") throw error;
-      const isLink = lstatSync(this.at(name)).isSymbolicLink();
-      throw new UserError(
-        isLink ? `${path} is a symbolic link, which is not followed` : `${path} is not a directory`,
-        isLink
-          ? `give the path that it leads to: ${readlinkSync(this.at(name))}`
-          : "choose another directory",
-        ExitCode.failed,
-      );
-    }
-  }
-
-  names(): string[] {
-    return readdirSync(this.at());
-  }
-
-  status(): Stats {
-    return fstatSync(this.#fd);
-  }
-
-  isBpffs(): boolean {
-    return statfsSync(this.at()).type === BPFFS_MAGIC;
-  }
-
-  close(): void {
-    closeSync(this.#fd);
-  }
-}
-
-/** A directory, and the one that it is in, by a name. */
-interface Place {
-  parent: Directory;
-  top: Directory;
-  name: string;
-}
-
-function close({ parent, top }: Place): void {
-  parent.close();
-  top.close();
-}
-
-/** Which the kernel refuses with EPERM in a bpffs. */
-const hasDot = (names: readonly string[]) => names.some((name) => name.includes("."));
-
-/** Opens a directory, or the last on the way to it that is there. */
-function descend(path: string): Place & { missing: string[] } {
-  if (!existsSync("/proc/self/fd")) {
-    throw new UserError(
-      "/proc is not mounted, without which pins cannot be reached safely",
-      "mount it: sudo mount -t proc proc /proc",
-      ExitCode.unable,
-    );
-  }
-  const place: Place = { parent: new Directory("/"), top: new Directory("/"), name: "." };
-  const missing = path.split("/").filter((name) => name !== "");
-  try {
-    for (let name = missing[0]; name !== undefined; name = missing[0]) {
-      const next = place.top.enter(name);
-      place.parent.close();
-      Object.assign(place, { parent: place.top, top: next, name });
-      missing.shift();
-    }
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const dotted = code === "EPERM" && hasDot(missing) && place.top.isBpffs();
-    if (code === "ENOENT" || dotted) return { ...place, missing };
-    close(place);
-    throw error;
-  }
-  return { ...place, missing };
-}
-
-/**
- * Opens the directory, in a bpffs; mounts that and makes the directory where they are not.
- *
- * @returns whether it was made, and whether bpffs was mounted, too
- */
-function makePlace(path: string, native: Native): Place & { made: boolean; mounted: boolean } {
-  let found = descend(path);
-  const mounted = !found.top.isBpffs();
-  if (mounted) {
-    close(found);
-    mountFor(path, native);
-    found = descend(path);
-  }
-  const { missing } = found;
-  if (hasDot(missing)) {
-    close(found);
-    throw new UserError(
-      `${path} cannot be in a bpffs: the kernel takes no dot in a name there`,
-      "choose a name without one",
-      ExitCode.failed,
-    );
-  }
-  let place: Place = found;
-  try {
-    for (const name of missing) {
-      mkdirSync(place.top.at(name), { mode: 0o700 });
-      const next = place.top.enter(name);
-      place.parent.close();
-      place = { parent: place.top, top: next, name };
-    }
-    return { ...place, made: missing.length > 0, mounted };
-  } catch (error) {
-    close(place);
-    throw error;
-  }
-}
-
-function mountFor(path: string, native: Native): void {
-  if (path !== BPFFS && !path.startsWith(`${BPFFS}/`)) {
-    throw new UserError(
-      `${path} is not in a bpffs`,
-      `choose a directory below ${BPFFS}, or mount one there: ${MOUNT} <directory>`,
-      ExitCode.failed,
-    );
-  }
-  const code = native.mountBpffs(BPFFS);
-  if (code === undefined) return;
-  throw new UserError(
-    `bpffs is not mounted, and cannot be (${code})`,
-    existsSync(BPFFS)
-      ? `mount it: sudo ${MOUNT} ${BPFFS}`
-      : "mount /sys first, where it is to be: sudo mount -t sysfs sysfs /sys",
-    ExitCode.unable,
-  );
-}
-
 /** One agent at a time, in a directory that is the owner's alone: this user's, or, to root, anybody's. */
 function lock(top: Directory, native: Native, ofAnybody = false): void {
   const { uid, mode } = top.status();
@@ -438,27 +280,6 @@ function outlive(top: Directory, mounted: boolean): boolean | undefined {
     // hidden from this user
   }
   return mounted ? false : undefined;
-}
-
-/** Does work on the directory; what the file system refuses becomes a UserError. */
-function usable<Result>(path: string, work: () => Result): Result {
-  try {
-    return work();
-  } catch (error) {
-    const { code, syscall } = error as NodeJS.ErrnoException;
-    if (error instanceof UserError || code === undefined || syscall === undefined) throw error;
-    if (code === "EROFS") throw readOnly(path);
-    const denied = code === "EACCES" || code === "EPERM";
-    throw new UserError(
-      `cannot use ${path} for pins (${syscall}: ${code})`,
-      denied
-        ? "run it as the user who owns it: root, as a rule"
-        : code === "EMFILE"
-          ? MORE_FILES
-          : "choose another directory",
-      denied ? ExitCode.unable : ExitCode.failed,
-    );
-  }
 }
 
 function foreign(path: string): UserError {

@@ -1,15 +1,14 @@
 /** The page's script: asks the meter for its numbers, and shows them. */
-import UPlot from "uplot";
-import { escaped, visible } from "../../base/text.ts";
+import type UPlot from "uplot";
+import { visible } from "../../base/text.ts";
 import type { Past, Row, Status } from "../status.ts";
+import { ask } from "./ask.ts";
+import { makeChart, type Name, type Points, SERIES } from "./chart.ts";
+import { type Count, clock, digits, element, make, perSecond, setText, spelled } from "./dom.ts";
 
-/** As JSON brings it: what is no safe integer comes as a bigint where the browser can. */
-type Count = number | bigint;
-
-/** Milliseconds between two questions, at least and at most, and until one is given up. */
+/** Milliseconds between two questions, at least and at most. */
 const PERIOD = 1000;
 const LONGEST = 30_000;
-const PATIENCE = 5_000;
 /**
  * Of the meter's time, what answers may take by their own measure: with sending them and
  * collecting the garbage they take up to twice that, and a page is to take a hundredth.
@@ -24,10 +23,6 @@ const MOST_WATCHED = 250;
 /** How long it is said that a new meter counts. */
 const NEWS = 60_000;
 
-const SERIES = ["attempts", "execs", "failures"] as const;
-type Name = (typeof SERIES)[number];
-/** As the legend has them, for who cannot tell the colours apart. */
-const DASHES = { attempts: [], execs: [8, 4], failures: [2, 3] };
 const NAMES = { attempts: "calls", execs: "programs started", failures: "failed calls" };
 
 interface Sample extends Record<Name, Count | null> {
@@ -57,43 +52,7 @@ let timer: ReturnType<typeof setTimeout> | undefined;
 let turn = 0;
 let chart: UPlot | undefined;
 /** Rates by series, as the chart has them. */
-let points: [number[], ...(number | null)[][]] = [[]];
-
-function element<Type extends HTMLElement = HTMLElement>(id: string): Type {
-  return document.getElementById(id) as Type;
-}
-
-/** Sets a text, where it is another one: what is selected in it stays so. */
-function setText(node: Element, text: string): void {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function parse(text: string) {
-  const digits = (_: string, value: unknown, context?: { source?: string }) =>
-    typeof value === "number" && !Number.isSafeInteger(value) && /^\d+$/.test(context?.source ?? "")
-      ? BigInt(context?.source as string)
-      : value;
-  try {
-    const value = JSON.parse(text, digits);
-    if (typeof value.start_time === "string") return value;
-  } catch {
-    // somebody else's words
-  }
-  throw new Error("an answer that is none of a meter");
-}
-
-async function ask(path: string) {
-  // Not relative: the page's own address may have a password in it.
-  const url = new URL(path, location.origin + location.pathname);
-  const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) })
-    // Whatever a browser says of it.
-    .catch(() => Promise.reject(new Error("no connection")));
-  const text = await response.text();
-  if (response.ok) return parse(text);
-  const plain = response.headers.get("content-type")?.startsWith("text/plain");
-  const why = plain ? (text.split("\n", 1)[0] ?? "").slice(0, 200) : "";
-  throw new Error(why || `status ${response.status}`);
-}
+let points: Points = [[]];
 
 /** Asks now, and from then on again and again, unless nobody looks. */
 async function poll(): Promise<void> {
@@ -150,7 +109,7 @@ function take({ time, clock: now, start_time, attempts, execs, failures }: Statu
 }
 
 /** By series, per second: as high from one sample to the next; a gap where a meter ends. */
-function ratesOf(all: readonly Sample[]): typeof points {
+function ratesOf(all: readonly Sample[]): Points {
   const spans = all.slice(1).map((to, i) => [all[i] as Sample, to] as const);
   const rate = (name: Name, [from, to]: (typeof spans)[number]) => {
     const seconds = (to.clock - from.clock) / 1000;
@@ -167,27 +126,6 @@ function setState(state: "live" | "paused" | "lost", text: string): void {
   element("state").dataset.state = state;
   setText(element("state"), text);
   element("main").dataset.stale = String(state !== "live");
-}
-
-function clock(date: Date): string {
-  return date.toLocaleTimeString([], { hour12: false });
-}
-
-function digits(count: Count | null): string {
-  return count === null ? "not counted" : count.toLocaleString("en");
-}
-
-function perSecond(rate: number | null | undefined): string {
-  if (rate === null || rate === undefined) return "–";
-  return rate.toLocaleString(
-    "en",
-    rate < 100 ? { maximumFractionDigits: 1 } : { maximumFractionDigits: 0 },
-  );
-}
-
-/** A name as it looks; no two look the same. */
-function spelled(name: string): string {
-  return visible(escaped(name, /\\/g));
 }
 
 function show(status: Status<Count>): void {
@@ -261,12 +199,6 @@ function showDoubts(doubts: readonly string[]): void {
   const texts = exact ? ["Exact: the kernel has skipped nothing."] : doubts.map(visible);
   if (texts.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;
   list.replaceChildren(...texts.map((text) => make("li", text)));
-}
-
-function make(tag: string, text = ""): HTMLElement {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  return node;
 }
 
 interface Column {
@@ -398,64 +330,10 @@ function label(seconds: number): string {
 }
 
 function showChart(now: number): void {
-  chart ??= makeChart();
+  chart ??= makeChart(element("chart"), points, label, (at) => showLegend(last, at));
   chart.setData(points as UPlot.AlignedData, false);
   const age = Math.max(SHORTEST / 1000, now - (points[0][0] ?? now));
   chart.setScale("x", { min: now - age, max: now });
-}
-
-function makeChart(): UPlot {
-  const place = element("chart");
-  // Of what is drawn on a canvas a style sheet knows nothing.
-  const style = (of: Element) => getComputedStyle(of);
-  const colour = (name: string) => {
-    const probe = make("span");
-    probe.style.color = `var(--${name})`;
-    probe.style.forcedColorAdjust = "none";
-    place.append(probe);
-    const { color } = style(probe);
-    probe.remove();
-    return color;
-  };
-  const axis = {
-    stroke: colour("faint"),
-    grid: { stroke: colour("line"), width: 1 },
-    ticks: { stroke: colour("line"), width: 1 },
-  };
-  return new UPlot(
-    {
-      width: place.clientWidth,
-      height: place.clientHeight,
-      legend: { show: false },
-      cursor: { drag: { x: false, y: false }, points: { show: false } },
-      scales: { y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
-      axes: [
-        {
-          ...axis,
-          values: (_, times) => times.map(label),
-          space: 90,
-        },
-        { ...axis, size: 64, values: (_, rates) => rates.map(short) },
-      ],
-      series: [
-        {},
-        ...SERIES.map((name) => ({
-          stroke: colour(name),
-          width: 2,
-          points: { show: false },
-          dash: DASHES[name],
-        })),
-      ],
-      hooks: { setCursor: [({ cursor }) => showLegend(last, cursor.idx ?? undefined)] },
-    },
-    points as UPlot.AlignedData,
-    place,
-  );
-}
-
-/** 1500 as 1.5K. */
-function short(rate: number): string {
-  return rate.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
 }
 
 element("pause").addEventListener("click", ({ currentTarget }) => {

@@ -17,8 +17,9 @@ import { type ConnectionOptions, connect } from "node:tls";
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { ExitCode, type UserError } from "../../../src/base/errors.ts";
 import { BOUNDS } from "../../../src/http/connections.ts";
+import { WebConfig } from "../../../src/http/protection.ts";
 import { serve, TEXT, type Web } from "../../../src/http/server.ts";
-import { parseWebConfig, WebConfig } from "../../../src/http/settings.ts";
+import { parseWebConfig } from "../../../src/http/settings.ts";
 import { makeCertificates } from "../../support/certificates.ts";
 import { projectPath } from "../../support/files.ts";
 import { result, until } from "../../support/meter.ts";
@@ -337,7 +338,7 @@ test("the files are looked at once a second at most, and not before", async () =
 
 test("nothing goes on once it is closed", () => {
   writeFileSync(path, `basic_auth_users: { alice: ${SECRET} }`);
-  const program = `const { WebConfig } = require(${JSON.stringify(projectPath("dist/http/settings.js"))});
+  const program = `const { WebConfig } = require(${JSON.stringify(projectPath("dist/http/protection.js"))});
     WebConfig.open(${JSON.stringify(path)}, () => {}).then((config) => config.close());`;
   // The thread that looks at passwords would keep the process from ending.
   expect(result(process.execPath, ["-e", program])).toEqual({ status: 0, stdout: "", stderr: "" });

@@ -12,7 +12,7 @@ import {
 import { type INamespace, Namespace } from "kubernetes-models/v1/Namespace";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
-import { FIXED_PATHS } from "../../../src/agent/agent.ts";
+import { FIXED_PATHS } from "../../../src/agent/routes.ts";
 import { VERSION } from "../../../src/base/version.ts";
 import { projectPath, readProjectFile } from "../../support/files.ts";
 import { CLI, result } from "../../support/meter.ts";

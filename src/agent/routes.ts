@@ -1,0 +1,112 @@
+/** What the agent answers over HTTP, path by path. */
+import { hostname } from "node:os";
+import { toJson } from "../base/json.ts";
+import type { Log } from "../base/log.ts";
+import { visible } from "../base/text.ts";
+import { VERSION } from "../base/version.ts";
+import { type Snapshot, toPlain } from "../counts/snapshot.ts";
+import type { WebConfig } from "../http/protection.ts";
+import type { Address, Inherited, Page, Web } from "../http/server.ts";
+import type { Kernel } from "../kernel/meter.ts";
+import type { Source } from "./source.ts";
+
+export interface WebOptions {
+  addresses: readonly (Address | Inherited)[];
+  telemetryPath: string;
+  /** Of TLS and basic auth; undefined for neither. */
+  configFile: string | undefined;
+}
+
+/** Paths that --web.telemetry-path cannot take, because they serve something else. */
+export const FIXED_PATHS: readonly string[] = [
+  "/api/v1/counts",
+  "/api/v1/status",
+  "/api/v1/history",
+  "/-/healthy",
+  "/healthz",
+  "/-/ready",
+  "/readyz",
+];
+
+export async function openWebConfig(
+  options: WebOptions | undefined,
+  log: Log,
+): Promise<WebConfig | undefined> {
+  if (!options?.configFile) return undefined;
+  const path = options.configFile;
+  const { WebConfig } = await import("../http/protection.ts");
+  return WebConfig.open(path, (error) => {
+    if (!error) return log.info(`took over what changed in ${path} or the files it names`);
+    log.error(`what was in force stays so: ${error.message}`);
+    log.error(`to do: ${error.remedy}`);
+  });
+}
+
+export async function startWeb(
+  options: WebOptions,
+  config: WebConfig | undefined,
+  kernel: Kernel,
+  source: Source,
+  log: Log,
+): Promise<Web> {
+  // Loaded only now: counting does not wait for HTTP.
+  const { HTML, JSON_TYPE, TEXT, serve } = await import("../http/server.ts");
+  const { CONTENT_TYPES, observeProcess, render } = await import("../web/metrics.ts");
+  const { readPage } = await import("../web/document.ts");
+  const { past, statuses } = await import("../web/status.ts");
+  const processMetrics = observeProcess();
+
+  const withSnapshot = <Type extends string>(
+    types: readonly Type[],
+    show: (snapshot: Snapshot, type: Type) => string | Promise<string>,
+  ): Page => ({
+    types,
+    make: async (type) => {
+      const snapshot = source.tryRead();
+      return snapshot
+        ? { body: await show(snapshot, type as Type) }
+        : {
+            status: 503,
+            type: TEXT,
+            body: `${visible(`cannot read the counters: ${source.failure}`)}\n`,
+          };
+    },
+  });
+  const json = (make: (snapshot: Snapshot) => object) =>
+    withSnapshot([JSON_TYPE], (snapshot) => `${toJson(make(snapshot))}\n`);
+  const { html, policy } = readPage(options.telemetryPath);
+  const healthy: Page = { types: [TEXT], make: () => ({ body: "healthy\n" }) };
+  const ready = withSnapshot([TEXT], () => "ready\n");
+
+  const pages = new Map<string, Page>([
+    ["/", { types: [HTML], make: () => ({ body: html, policy }) }],
+    ["/api/v1/counts", json(toPlain)],
+    ["/api/v1/status", json(statuses(VERSION, hostname(), () => source.fallen))],
+    ["/api/v1/history", json((now) => past(source.history, now))],
+    ["/-/healthy", healthy],
+    ["/healthz", healthy],
+    ["/-/ready", ready],
+    ["/readyz", ready],
+    [
+      options.telemetryPath,
+      withSnapshot(CONTENT_TYPES, (snapshot, type) => {
+        const agent = {
+          version: VERSION,
+          nodeVersion: process.version,
+          libbpfVersion: kernel.libbpfVersion,
+          readErrors: source.readErrors,
+        };
+        return render(type, snapshot, agent, processMetrics);
+      }),
+    ],
+  ]);
+  const onError = (error: unknown) => {
+    const stack = `${error instanceof Error ? error.stack : error}`;
+    for (const line of `cannot answer a request: ${stack}`.split("\n")) log.error(line);
+  };
+  const protection = config && { protection: () => config.protection };
+  const web = await serve(options.addresses, pages, onError, protection);
+  const page = options.telemetryPath === "/" ? () => "" : (at: string) => ` and a page at ${at}/`;
+  for (const at of web.origins) log.info(`metrics at ${at}${options.telemetryPath}${page(at)}`);
+  return web;
+}

@@ -1,0 +1,72 @@
+/** What the agent shows: one source for lines, scrapes and pages. */
+import type { Log } from "../base/log.ts";
+import { EXECS_MAP } from "../counts/abi.ts";
+import { OTHER } from "../counts/labels.ts";
+import { History } from "../counts/rates.ts";
+import type { Snapshot } from "../counts/snapshot.ts";
+import type { Kernel } from "../kernel/meter.ts";
+import { read } from "../kernel/reader.ts";
+
+/** Reads for everybody, and remembers whether the last read worked. */
+export class Source {
+  /** Of whatever was read, for whomever. */
+  readonly history = new History();
+  readErrors = 0;
+  /** Why the last read failed. */
+  failure: string | undefined;
+  /** What fell last, of all that only grows. */
+  fallen: string | undefined;
+  /** Whether there was a word that the table of execs is full. */
+  #full = false;
+  /** What the last read found. */
+  #totals: Record<string, bigint> = {};
+  readonly #kernel: Kernel;
+  readonly #log: Log;
+  readonly #pins: string | undefined;
+
+  constructor(kernel: Kernel, log: Log, pins: string | undefined) {
+    this.#kernel = kernel;
+    this.#log = log;
+    this.#pins = pins;
+  }
+
+  tryRead(): Snapshot | undefined {
+    try {
+      const snapshot = read(this.#kernel);
+      this.failure = undefined;
+      this.history.add(snapshot);
+      this.#noteFull(snapshot);
+      this.#noteFallen(snapshot);
+      return snapshot;
+    } catch (error) {
+      this.readErrors++;
+      this.failure = (error as Error).message;
+      this.#log.error(`cannot read the counters: ${this.failure}`);
+      return undefined;
+    }
+  }
+
+  /** The kernel only adds: what falls was changed by somebody else. */
+  #noteFallen({ attempts, execs }: Snapshot): void {
+    const totals = { ...attempts, execs };
+    for (const [name, count] of Object.entries(totals)) {
+      const last = this.#totals[name] ?? 0n;
+      if (count >= last) continue;
+      this.fallen = `${name} fell from ${last} to ${count}: somebody else edits the maps`;
+      this.#log.warn(this.fallen);
+    }
+    this.#totals = totals;
+  }
+
+  #noteFull({ by, tables }: Snapshot): void {
+    const table = tables.find(({ name }) => name === EXECS_MAP);
+    if (this.#full || by.length === 0 || !table || table.entries < table.capacity) return;
+    this.#full = true;
+    const more = this.#pins
+      ? `end these counts (execve-counter unpin ${this.#pins}), and start again`
+      : "start again";
+    this.#log.warn(
+      `the table of execs by ${by.join()} is full: what it has no row for counts as ${OTHER}; for more rows than ${table.capacity}, ${more} with a larger --max-series`,
+    );
+  }
+}
