@@ -7,16 +7,35 @@ import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { afterAll, afterEach, expect, test } from "vitest";
 import { isAtLeast } from "../../src/kernel/release.ts";
-import { BPFTOOL, CLI, type Counts, sample, sh, uniqueName, until } from "../support/meter.ts";
+import { Installation } from "../support/installation.ts";
+import {
+  BPFTOOL,
+  CLI,
+  type Counts,
+  result,
+  sample,
+  sh,
+  uniqueName,
+  until,
+} from "../support/meter.ts";
 import { bytes, container, podConfig } from "../support/pod.ts";
 import { mountPoint, Runc, version1 } from "../support/runc.ts";
 
 const runc = new Runc();
+const installed = new Installation();
 const port = container.ports?.[0]?.containerPort;
 /** As kubelet makes it; what has pins on the node is below. */
 const hostPath = `/sys/fs/bpf/${uniqueName()}`;
 const directory = (container.args ?? []).find((arg) => arg.startsWith("--pin="))?.slice(6) ?? "";
 const pins = join(hostPath, directory.slice(container.volumeMounts?.[0]?.mountPath.length));
+
+/** Not with `recursive`: where bpffs is not mounted, Node.js would try for ever. */
+function makeHostPath(): void {
+  if (result("mountpoint", ["-q", "/sys/fs/bpf"]).status !== 0) {
+    sh("mount", ["-t", "bpf", "-o", "mode=700", "bpf", "/sys/fs/bpf"]);
+  }
+  if (!existsSync(hostPath)) mkdirSync(hostPath, { mode: 0o755 });
+}
 
 /** A pod's container, on this node. */
 class Pod {
@@ -29,11 +48,11 @@ class Pod {
   readonly exit: Promise<number | null>;
 
   constructor(without?: string) {
-    mkdirSync(hostPath, { recursive: true, mode: 0o755 });
+    makeHostPath();
     const root = mkdtempSync(join(runc.directory, "root-"));
     const { name, child } = runc.start(
       `kubepods/burstable/${this.id}`,
-      podConfig(root, { pins: hostPath }, without),
+      podConfig(root, installed.directory, { pins: hostPath }, without),
     );
     this.#name = name;
     this.#runc = child;
@@ -102,6 +121,7 @@ afterEach(async () => {
 
 afterAll(async () => {
   await runc.remove();
+  installed.remove();
   if (existsSync(hostPath)) sh("rmdir", [hostPath]);
 });
 

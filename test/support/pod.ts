@@ -25,11 +25,14 @@ const READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sys
  * What kubelet and containerd make of the DaemonSet: its security context, arguments, host
  * paths and memory, and a root with Node.js and the built project.
  *
+ * @param app where the project is installed, for everybody to read: a capability to read what is
+ *   the owner's alone is not among the container's
  * @param hostPaths what to mount in the place of the manifest's host paths, by the volume's name
  * @param without a capability to leave out, as the manifest calls it
  */
 export function podConfig(
   root: string,
+  app: string,
   hostPaths: Record<string, string>,
   without?: string,
 ): Config {
@@ -65,7 +68,7 @@ export function podConfig(
         options: ["nosuid", "noexec", "nodev", "ro"],
       },
       bind(node, "/bin/node", "ro"),
-      bind(projectPath("."), "/app", "ro"),
+      bind(app, "/app", "ro"),
       // Debian's own Node.js has parts of itself there.
       ...["/usr/share/nodejs"].filter(existsSync).map((path) => bind(path, path, "ro")),
       ...[...libraries].map((library) => bind(realpathSync(library), library, "ro")),
