@@ -24,3 +24,12 @@ export class UserError extends Error {
 
 /** The remedy of whoever is out of file descriptors. */
 export const MORE_FILES = "raise the limit on open files (ulimit -n)";
+
+/**
+ * The error of a choice that cannot be.
+ *
+ * @param choice what was to be chosen: a flag, or an option of the library
+ */
+export function wrong(choice: string, value: unknown, remedy: string): UserError {
+  return new UserError(`${choice} cannot be ${JSON.stringify(value)}`, remedy, ExitCode.usage);
+}

@@ -1,8 +1,8 @@
 /** What the values of the flags mean; each function throws a UserError for nonsense. */
 import { isIPv6 } from "node:net";
-import { ExitCode, UserError } from "../base/errors.ts";
-import { MAX_COMMAND_BYTES } from "../counts/abi.ts";
-import { LABELS, type Label } from "../counts/labels.ts";
+import { wrong } from "../base/errors.ts";
+import { requireLabels, requireName, requireRows } from "../counts/choices.ts";
+import type { Label } from "../counts/labels.ts";
 import type { Address } from "../http/server.ts";
 
 const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
@@ -53,21 +53,15 @@ export function parseTelemetryPath(text: string, taken: readonly string[]): stri
 
 /** "command,user" as labels, each once, in the order of LABELS. */
 export function parseBy(text: string): Label[] {
-  const names = text.split(",").map((part) => part.trim());
-  const known: readonly string[] = LABELS;
-  if (names.some((name) => !known.includes(name))) {
-    throw wrong("--by", text, `give any of ${LABELS.join(",")}`);
-  }
-  return LABELS.filter((label) => names.includes(label));
+  return requireLabels(
+    "--by",
+    text.split(",").map((part) => part.trim()),
+  );
 }
 
 /** Rows of the breakdown's table. */
 export function parseMaxSeries(text: string): number {
-  const rows = /^\d+$/.test(text) ? Number(text) : Number.NaN;
-  if (!(rows >= 16 && rows <= 65_536)) {
-    throw wrong("--max-series", text, "give a number from 16 to 65536");
-  }
-  return rows;
+  return requireRows("--max-series", /^\d+$/.test(text) ? Number(text) : text);
 }
 
 /** A directory in bpffs, which need not be there. */
@@ -85,33 +79,7 @@ export function parseMapId(text: string): number {
   return id;
 }
 
-/**
- * "nc,curl" as command names. The kernel knows a program by the first bytes of its
- * file's name: what can never match is refused.
- */
+/** "nc,curl" as command names. */
 export function parseWatch(text: string): string[] {
-  return text.split(",").map((part) => {
-    const name = part.trim();
-    const refuse = (remedy: string) => wrong("a watched name", name, remedy);
-    if (name === "") throw refuse("give command names, separated by commas, like nc,curl");
-    if (name.includes("/")) {
-      const base = name.slice(name.lastIndexOf("/") + 1) || "nc";
-      throw refuse(`the kernel matches the file's name without its directory: give ${base}`);
-    }
-    if (name.includes("\0")) throw refuse("a file's name has no NUL: leave it out");
-    if (name.includes("\ufffd")) throw refuse("give a name that is valid UTF-8");
-    const bytes = Buffer.from(name);
-    if (bytes.length > MAX_COMMAND_BYTES) {
-      const start = bytes.subarray(0, MAX_COMMAND_BYTES).toString();
-      const example = start.includes("\ufffd") ? "those" : start;
-      throw refuse(
-        `the kernel keeps ${MAX_COMMAND_BYTES} bytes of the file's name and matches those: give ${example}`,
-      );
-    }
-    return name;
-  });
-}
-
-function wrong(flag: string, value: string, remedy: string): UserError {
-  return new UserError(`${flag} cannot be ${JSON.stringify(value)}`, remedy, ExitCode.usage);
+  return text.split(",").map((part) => requireName(part.trim()));
 }

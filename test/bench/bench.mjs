@@ -6,6 +6,7 @@ import { copyFileSync, linkSync, mkdtempSync, readFileSync, rmSync } from "node:
 import { createRequire } from "node:module";
 import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
+import { openMeter } from "execve-counter";
 import { openBrowser } from "../support/browser.mjs";
 import { inTerminal, shellLine } from "../support/script.mjs";
 import { changeSetting } from "../support/settings.mjs";
@@ -13,8 +14,6 @@ import "../support/environment.mjs";
 
 const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.meta.url));
 const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
-const { openKernel } = createRequire(import.meta.url)(path("dist/kernel/meter.js"));
-const { read } = createRequire(import.meta.url)(path("dist/kernel/reader.js"));
 const METER = path("dist/execve_counter.bpf.o");
 const BASELINE = path("build/test/baseline.bpf.o");
 const ALL = ["count_execve", "count_execveat", "count_exec"];
@@ -93,12 +92,10 @@ async function nsOfFailures() {
   const measure =
     (failures, calls, ...words) =>
     () => {
-      const kernel = openKernel({
-        ...{ attempts: "tracepoint", failures, watch: [], log: () => {}, by: [], maxSeries: 16 },
-      });
+      const meter = openMeter({ failures });
       storm(...words);
-      const times = kernel.programs().map(({ runTime }) => Number(runTime));
-      kernel.close();
+      const times = meter.read().programs.map(({ runTime }) => Number(runTime));
+      meter.close();
       return times.reduce((sum, time) => sum + time) / calls;
     };
   const failing = [100_000, "execve", 1, 100_000];
@@ -388,15 +385,14 @@ const WHO = ["--by", "command,user,container"];
 
 /** A table of 10,000 rows. */
 async function readRows() {
-  const kernel = openKernel({
-    ...{ attempts: "off", failures: false, watch: [], log: () => {} },
-    ...{ by: ["command", "user", "container"], maxSeries: 65_536 },
+  const meter = openMeter({
+    ...{ attempts: "off", by: ["command", "user", "container"], maxSeries: 65_536 },
   });
   try {
     await serving(
       async (_, url) => {
         startNames(10_000);
-        const reads = microseconds(50, () => read(kernel)).map((time) => time / 1000);
+        const reads = microseconds(50, () => meter.read()).map((time) => time / 1000);
         print("ms per read of 10,000 rows into a snapshot", spread(reads, 1), "at most 10");
         const scrapes = [];
         for (let i = 0; i < 50; i++) {
@@ -411,7 +407,7 @@ async function readRows() {
       [...WHO, "--max-series", "65536"],
     );
   } finally {
-    kernel.close();
+    meter.close();
   }
 }
 
@@ -461,11 +457,8 @@ async function topTime() {
   const directory = mkdtempSync(`${tmpdir()}/execve-counter-`);
   const names = Array.from({ length: 1000 }, (_, i) => `${directory}/command${i}`);
   for (const name of names) linkOrCopy(path("build/test/tiny"), name);
-  const kernel = openKernel({
-    ...{ attempts: "tracepoint", failures: true, watch: [], log: () => {} },
-    ...{ by: ["command"], maxSeries: 4096 },
-  });
-  const top = [process.execPath, path("dist/cli.js"), "top", "--map", kernel.countersMap.id];
+  const meter = openMeter({ failures: true, by: ["command"], maxSeries: 4096 });
+  const top = [process.execPath, path("dist/cli.js"), "top", "--map", meter.map];
   const command = `stty rows 24 cols 80; exec ${shellLine(...top)}`;
   const terminal = inTerminal(command);
   try {
@@ -492,7 +485,7 @@ async function topTime() {
     print("% of a CPU for top, 1,000 rows, each second", (100 * share).toFixed(2), "at most 2");
   } finally {
     terminal.kill();
-    kernel.close();
+    meter.close();
     rmSync(directory, { recursive: true });
   }
 }

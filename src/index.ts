@@ -1,0 +1,121 @@
+/**
+ * The library: a meter in the kernel, for programs of your own. Everything but the edits of the
+ * watch list is synchronous; a read takes microseconds. docs/api.md has an example.
+ */
+import { wrong } from "./base/errors.ts";
+import type { Log } from "./base/log.ts";
+import { requireLabels, requireName, requireRows } from "./counts/choices.ts";
+import type { Label } from "./counts/labels.ts";
+import type { Snapshot } from "./counts/snapshot.ts";
+import { type Attempts, type Meter as KernelMeter, openKernel } from "./kernel/meter.ts";
+import { read } from "./kernel/reader.ts";
+import { chooseMeter, findMeters, openRunningMeter } from "./kernel/running.ts";
+import { add, remove } from "./kernel/watchlist.ts";
+
+export { ExitCode, UserError } from "./base/errors.ts";
+export type { Label } from "./counts/labels.ts";
+export type {
+  ExecsRow,
+  FailureCounts,
+  ProgramStats,
+  Snapshot,
+  TableFill,
+} from "./counts/snapshot.ts";
+export type { Attempts } from "./kernel/meter.ts";
+export { findMeters };
+
+/** How a meter of your own counts. Each option is the flag of the same name. */
+export interface MeterOptions {
+  /** How to count attempts: "tracepoint" by default, "raw", or "off". */
+  attempts?: Attempts;
+  /** Labels to break execs down by; none by default. */
+  by?: readonly Label[];
+  /** Whether to count failed calls by errno; false by default. */
+  failures?: boolean;
+  /** Rows that the breakdown has room for, 16 to 65536; 1024 by default. */
+  maxSeries?: number;
+  /** A directory in bpffs to pin everything in, so that it counts on when this process ends. */
+  pin?: string;
+  /** Names of commands to count one by one, of at most 15 bytes. */
+  watch?: readonly string[];
+  /** Receives libbpf's messages, a line each. */
+  log?: (line: string) => void;
+}
+
+/** A meter that another process runs. */
+export interface RunningMeterOptions {
+  /** The id of its map of counters: one of findMeters(). */
+  map: number;
+  /** Receives libbpf's messages, a line each. */
+  log?: (line: string) => void;
+}
+
+/** An open meter. */
+export interface Meter {
+  /** The id of its map of counters, as bpftool shows it. */
+  readonly map: number;
+  /** Since when it counts. */
+  readonly startTime: Date;
+  /** Whether another process ran it and has ended; what read() returns are its last counts. */
+  readonly ended: boolean;
+  /** What is counted at this moment; @throws UserError where the kernel refuses */
+  read(): Snapshot;
+  /** Counts these commands one by one too, from 0; each that is watched already keeps its count. */
+  watch(...names: string[]): Promise<void>;
+  /** Counts these commands one by one no more; rejects with a UserError where one is not watched. */
+  unwatch(...names: string[]): Promise<void>;
+  /** Ends the counting of a meter of your own that is not pinned, and lets go of any other. */
+  close(): void;
+}
+
+const OPTIONS = ["attempts", "by", "failures", "maxSeries", "pin", "watch", "log"];
+const ATTEMPTS: readonly string[] = ["tracepoint", "raw", "off"] satisfies Attempts[];
+
+/**
+ * Loads the programs and counts from now on; or, given a map, opens a meter that another process
+ * runs. Needs root, or the capabilities that docs/security.md names.
+ *
+ * @throws UserError where an option cannot be, or the kernel refuses; nothing stays loaded then
+ */
+export function openMeter(options: MeterOptions | RunningMeterOptions = {}): Meter {
+  const { log = () => {} } = options;
+  if ("map" in options) {
+    requireKnown(options, ["map", "log"]);
+    const map = chooseMeter(findMeters(), options.map);
+    return opened(openRunningMeter(map, log), log);
+  }
+  requireKnown(options, OPTIONS);
+  const { attempts = "tracepoint", by = [], failures = false, maxSeries = 1024 } = options;
+  if (!ATTEMPTS.includes(attempts)) {
+    throw wrong("attempts", attempts, `give any of ${ATTEMPTS.join(", ")}`);
+  }
+  if (options.pin === "") throw wrong("pin", "", "give a directory, or leave it out");
+  const kernel = openKernel({
+    ...{ attempts, failures, pin: options.pin, log },
+    by: requireLabels("by", by),
+    maxSeries: requireRows("maxSeries", maxSeries),
+    watch: (options.watch ?? []).map(requireName),
+  });
+  return opened(kernel, log);
+}
+
+function requireKnown(options: object, known: readonly string[]): void {
+  const stranger = Object.keys(options).find((name) => !known.includes(name));
+  if (stranger) throw wrong("an option", stranger, `give any of ${known.join(", ")}`);
+}
+
+function opened(meter: KernelMeter & { ended?: boolean }, log: (line: string) => void): Meter {
+  const map = meter.countersMap.id;
+  const talk: Log = { debug: log, info: log, warn: log, error: log };
+  return {
+    map,
+    startTime: meter.startTime,
+    get ended() {
+      return meter.ended ?? false;
+    },
+    read: () => read(meter),
+    watch: async (...names) => add(names.map(requireName), map, talk),
+    unwatch: async (...names) => remove(names.map(requireName), map, talk),
+    close: () => meter.close(),
+  };
+}

@@ -1,0 +1,139 @@
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, test } from "vitest";
+import { projectPath } from "../support/files.ts";
+import { loadedBy, Meter, result, STORM, sh, uniqueName, untilGone } from "../support/meter.ts";
+
+// As a program has it that has installed the package.
+const { findMeters, openMeter, UserError } = (await import(
+  projectPath("dist/index.js")
+)) as typeof import("../../src/index.ts");
+
+const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+const name = uniqueName();
+const program = join(directory, name);
+copyFileSync("/bin/true", program);
+afterAll(() => rmSync(directory, { recursive: true }));
+
+const run = (times: number) => sh(STORM, ["spawn", "1", `${times}`, program]);
+
+test("a meter of one's own counts from now on, and leaves nothing", async () => {
+  const meter = openMeter({ by: ["command"], maxSeries: 4096, failures: true, watch: [name] });
+  const loaded = loadedBy("self");
+  try {
+    expect(findMeters()).toContain(meter.map);
+    run(23);
+    const { watched, execsBy, by, failures } = meter.read();
+    expect(watched.get(name)).toBe(23n);
+    expect(execsBy.find(({ labels }) => labels.command === name)?.count).toBe(23n);
+    expect(by).toEqual(["command"]);
+    expect(failures?.execve.get("ENOENT")).toBeDefined();
+    expect(meter.ended).toBe(false);
+  } finally {
+    meter.close();
+  }
+  expect(loaded.prog.length).toBeGreaterThan(0);
+  await untilGone(loaded);
+  expect(() => meter.read()).toThrow("the session is closed");
+});
+
+test("its watch list can be edited", async () => {
+  const meter = openMeter();
+  try {
+    run(1);
+    expect([...meter.read().watched]).toEqual([]);
+    await meter.watch(name, "sh");
+    run(23);
+    expect(meter.read().watched.get(name)).toBe(23n);
+    await meter.unwatch(name);
+    expect([...meter.read().watched.keys()]).toEqual(["sh"]);
+    await expect(meter.unwatch(name)).rejects.toThrow(`not watched: ${name}`);
+    await expect(meter.watch("a/b")).rejects.toThrow("a watched name cannot be");
+  } finally {
+    meter.close();
+  }
+});
+
+test("another process's meter can be read and edited, and its end is seen", async () => {
+  const running = await Meter.start(["--watch", name]);
+  const meter = openMeter({ map: running.mapId });
+  try {
+    expect(meter.startTime.getTime()).toBeLessThanOrEqual(Date.now());
+    run(23);
+    expect(meter.read().watched.get(name)).toBe(23n);
+    await meter.unwatch(name);
+    expect((await running.counts()).watched).toEqual({});
+    expect(meter.ended).toBe(false);
+    await running.stop();
+    const { execs } = meter.read();
+    expect(execs).toBeGreaterThanOrEqual(23n);
+    expect(meter.ended).toBe(true);
+  } finally {
+    meter.close();
+    await running.stop();
+  }
+});
+
+test.each([
+  [{ attempts: "all" }, "attempts cannot be"],
+  [{ by: ["pid"] }, "by cannot be"],
+  [{ maxSeries: 15 }, "maxSeries cannot be 15"],
+  [{ maxSeries: "1024" }, "maxSeries cannot be"],
+  [{ watch: ["a/b"] }, "a watched name cannot be"],
+  [{ pin: "" }, "pin cannot be"],
+  [{ interval: 5 }, "an option cannot be"],
+  [{ map: 0 }, "no meter has the map 0"],
+  [{ map: 1, by: [] }, "an option cannot be"],
+])("%j is refused, and loads nothing", (options, message) => {
+  const before = loadedBy("self");
+  expect(() => openMeter(options as object)).toThrow(UserError);
+  expect(() => openMeter(options as object)).toThrow(message);
+  expect(loadedBy("self")).toEqual(before);
+});
+
+test.each([
+  ["import", "--input-type=module", 'import { openMeter } from "execve-counter";'],
+  ["require", "--input-type=commonjs", 'const { openMeter } = require("execve-counter");'],
+])("%s finds it by the package's name", (_, type, line) => {
+  const script = `${line} const meter = openMeter(); console.log(meter.read().execs); meter.close();`;
+  const ended = result(process.execPath, [type, "--eval", script], { cwd: projectPath(".") });
+  expect(ended).toMatchObject({ status: 0, stderr: "" });
+  expect(ended.stdout).toMatch(/^\d+n\n$/);
+});
+
+test("nothing but the library can be imported", () => {
+  const script = 'import("execve-counter/dist/kernel/meter.js")';
+  const { status, stderr } = result(process.execPath, ["--eval", script], {
+    cwd: projectPath("."),
+  });
+  expect(status).toBe(1);
+  expect(stderr).toContain("ERR_PACKAGE_PATH_NOT_EXPORTED");
+});
+
+test("the example shows what ran", () => {
+  const { status, stdout, stderr } = result(process.execPath, [
+    projectPath("examples/busiest.mjs"),
+    "0.5",
+  ]);
+  expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+  expect(stdout).toMatch(/^\d+ programs started, \d+ of them sh\n(\d+ .+\n)+$/);
+});
+
+test("the example says in two lines why it cannot", () => {
+  const words = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+  const { status, stdout, stderr } = result(
+    "setpriv",
+    [
+      ...words,
+      process.execPath,
+      "--input-type=module",
+      "--eval",
+      'import { openMeter } from "execve-counter"; try { openMeter(); } catch ({ message, remedy, exitCode }) { console.log(message, remedy, exitCode); }',
+    ],
+    { cwd: projectPath(".") },
+  );
+  expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+  expect(stdout).toContain("not permitted to use BPF");
+  expect(stdout).toMatch(/ 3\n$/);
+});
