@@ -253,6 +253,14 @@ describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
     rmSync(join(home, "app/node_modules"), { recursive: true });
     npmRun("ci");
     expect(ok(program, "--check")).toMatch(/\nok\n$/);
+    for (const [type, line] of [
+      ["module", 'import { openMeter } from "execve-counter";'],
+      ["commonjs", 'const { openMeter } = require("execve-counter");'],
+    ]) {
+      const script = `${line} const meter = openMeter(); console.log(meter.read().execs); meter.close();`;
+      const words = [`--input-type=${type}`, "--eval", script];
+      expect(ok("/mnt/bin/node", ...words)).toMatch(/^\d+n\n$/);
+    }
     const { packages } = JSON.parse(readFileSync(join(home, "app/package-lock.json"), "utf8")) as {
       packages: Record<string, unknown>;
     };
