@@ -215,12 +215,15 @@ test("two who edit at once wait for each other", async () => {
   await edited("remove", [two]);
 });
 
-test("where the lock cannot be taken, that is said", () => {
+test.each([
+  ["mount -t tmpfs -o ro none /run", "EROFS"],
+  ["mount -t tmpfs none /run; ln -s /etc/hostname /run/execve-counter.lock", "ELOOP"],
+])("where the lock cannot be taken, that is said: %s", (script, code) => {
   const edit = [process.execPath, CLI, "watch", "add", two, "--map", `${meter.mapId}`];
-  const wrap = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro none /run; exec "$0" "$@"'];
+  const wrap = ["unshare", "--mount", "sh", "-c", `${script}; exec "$0" "$@"`];
   const { status, stderr } = result("env", [...wrap, ...edit]);
   expect(status).toBe(1);
-  expect(stderr).toContain("cannot lock /run/execve-counter.lock (EROFS)");
+  expect(stderr).toContain(`cannot lock /run/execve-counter.lock (${code})`);
 });
 
 // The race that this prevents is too rare to wait for.
