@@ -6,7 +6,7 @@ import { change, headline, moved, type Snapshot, toPlain } from "../counts/snaps
 export type Format = "text" | "json";
 
 /** How many of the series that moved follow a line of text. */
-const MOST = 10;
+const MAX_DETAILS = 10;
 
 /**
  * What to print for `now`, without the last line feed.
@@ -25,11 +25,11 @@ export function format(as: Format, previous: Snapshot | undefined, now: Snapshot
   const line = `${now.time.toISOString()} execve_counter: ${headline(now)} ${difference}`;
 
   const series = moved(previous, now);
-  const width = Math.max(...series.slice(0, MOST).map((each) => `${each.delta}`.length));
+  const width = Math.max(...series.slice(0, MAX_DETAILS).map((each) => `${each.delta}`.length));
   const details = series
-    .slice(0, MOST)
+    .slice(0, MAX_DETAILS)
     .map(({ name, labels, delta }) => `  +${`${delta}`.padEnd(width)} ${name}${show(labels)}`);
-  if (series.length > MOST) details.push(`  and ${series.length - MOST} more`);
+  if (series.length > MAX_DETAILS) details.push(`  and ${series.length - MAX_DETAILS} more`);
   return [line, ...details].join("\n");
 }
 

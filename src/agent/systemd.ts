@@ -6,7 +6,7 @@ import type { Inherited } from "../http/server.ts";
 import { isNativeError, loadAddon } from "../kernel/addon.ts";
 
 // SD_LISTEN_FDS_START
-const FIRST = 3;
+const LISTEN_FDS_START = 3;
 
 /**
  * The sockets of a socket unit, by sd_listen_fds(3).
@@ -23,7 +23,7 @@ export function inheritedSockets(): Inherited[] {
       ExitCode.usage,
     );
   }
-  return Array.from({ length: count }, (_, i) => ({ fd: FIRST + i }));
+  return Array.from({ length: count }, (_, i) => ({ fd: LISTEN_FDS_START + i }));
 }
 
 /**

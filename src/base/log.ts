@@ -6,13 +6,13 @@ export type Level = (typeof LEVELS)[number];
 export type Log = Record<Level, (message: string) => void>;
 
 /** How much talk may wait for who reads it: more than libbpf says of any program. */
-const MOST_BYTES = 1 << 25;
+const MAX_WAITING_BYTES = 1 << 25;
 
 /** A log that drops what is below `threshold`. A message is a line, whatever is in it. */
 export function createLog(threshold: Level): Log {
   const at = (level: Level) => (message: string) => {
     if (LEVELS.indexOf(level) < LEVELS.indexOf(threshold)) return;
-    if (process.stderr.writableLength > MOST_BYTES) return;
+    if (process.stderr.writableLength > MAX_WAITING_BYTES) return;
     const line = `execve-counter: ${level === "info" ? "" : `${level}: `}${message}`;
     process.stderr.write(`${visible(line)}\n`);
   };

@@ -25,8 +25,8 @@ export function openStdout(): number {
 /** What a write fails with where a later one may not: all else is for good. */
 const PASSING = ["EAGAIN", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOMEM"];
 /** When to try again, in milliseconds. */
-const SOONEST = 10;
-const LATEST = 1000;
+const RETRY_MIN_MS = 10;
+const RETRY_MAX_MS = 1000;
 
 /** Lines to a file descriptor, one at a time, each to its end. */
 export class Lines {
@@ -59,7 +59,7 @@ export class Lines {
   /** Takes text that is more or less than a line, likewise. */
   send(text: string): void {
     this.#rest = Buffer.from(text);
-    this.#flush(SOONEST);
+    this.#flush(RETRY_MIN_MS);
   }
 
   close(): void {
@@ -81,7 +81,7 @@ export class Lines {
       }
       this.#stuck = code;
       // At once again while somebody reads, else more and more rarely.
-      const next = this.#rest.length < length ? SOONEST : Math.min(2 * delay, LATEST);
+      const next = this.#rest.length < length ? RETRY_MIN_MS : Math.min(2 * delay, RETRY_MAX_MS);
       this.#timer = setTimeout(() => this.#flush(next), next);
     }
   }

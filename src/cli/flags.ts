@@ -6,14 +6,14 @@ import type { Label } from "../counts/labels.ts";
 import type { Address } from "../http/server.ts";
 
 const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
-const SHORTEST = 100;
-const LONGEST = 3_600_000;
+const MIN_INTERVAL_MS = 100;
+const MAX_INTERVAL_MS = 3_600_000;
 
 /** "500ms", "5s", "1.5m", "1h" as milliseconds, from 100ms to 1h. */
 export function parseInterval(text: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
   const duration = Number(match?.[1]) * (UNITS[match?.[2] ?? ""] ?? Number.NaN);
-  if (!(duration >= SHORTEST && duration <= LONGEST)) {
+  if (!(duration >= MIN_INTERVAL_MS && duration <= MAX_INTERVAL_MS)) {
     throw wrong("--interval", text, "give a duration from 100ms to 1h, like 500ms, 5s or 1m");
   }
   return duration;

@@ -2,12 +2,12 @@
 import { type Series, type Snapshot, seriesOf, totalsOf } from "./snapshot.ts";
 
 /** Milliseconds between two snapshots that are told apart, a little less than the second that both views ask at. */
-const SOONEST = 900;
+const SNAPSHOT_MIN_MS = 900;
 /** How often, and how long, what the rates of a minute are made of is kept. */
-const STEP = 5_000;
-const MINUTE = 60_000;
+const STEP_MS = 5_000;
+const MINUTE_MS = 60_000;
 /** After a pause longer than this there is nothing that a rate of now could be made of. */
-const FORGET = 45_000;
+const PAUSE_MAX_MS = 45_000;
 
 /** A series and how fast it grows, in counts per second; undefined where nobody knows yet. */
 export interface Rated extends Series {
@@ -38,7 +38,7 @@ export class Rates {
   /** The last and the one before. */
   #now: Column | undefined;
   #before: Column | undefined;
-  /** One each STEP, of which the first is as old as a minute. */
+  /** One each STEP_MS, of which the first is as old as a minute. */
   #steps: Column[] = [];
   readonly #forgetAfter: number;
   /** Of the last snapshot, and how old its counts are in seconds. */
@@ -47,14 +47,14 @@ export class Rates {
 
   /** @param interval milliseconds between two snapshots, where it is known to be long */
   constructor(interval = 0) {
-    this.#forgetAfter = Math.max(FORGET, interval);
+    this.#forgetAfter = Math.max(PAUSE_MAX_MS, interval);
   }
 
   add(snapshot: Snapshot): void {
     this.#latest = seriesOf(snapshot);
     this.#age = (snapshot.time.getTime() - snapshot.startTime.getTime()) / 1000;
     const age = this.#now ? snapshot.clock - this.#now.clock : 0;
-    if (this.#now && age < SOONEST) return;
+    if (this.#now && age < SNAPSHOT_MIN_MS) return;
     if (age > this.#forgetAfter || this.#numbers.size > 2 * this.#latest.length + 1000)
       this.#forget();
 
@@ -71,9 +71,10 @@ export class Rates {
     this.#before = this.#now;
     const { clock, execs } = snapshot;
     this.#now = { clock, counts: counts.slice(0, numbers.size), execs: Number(execs) };
-    if (snapshot.clock - (this.#steps.at(-1)?.clock ?? -STEP) >= STEP) this.#steps.push(this.#now);
+    if (snapshot.clock - (this.#steps.at(-1)?.clock ?? -STEP_MS) >= STEP_MS)
+      this.#steps.push(this.#now);
     const enough = (column: Column | undefined) =>
-      column && column.clock <= snapshot.clock - MINUTE;
+      column && column.clock <= snapshot.clock - MINUTE_MS;
     while (enough(this.#steps[1])) this.#steps.shift();
   }
 
@@ -138,7 +139,7 @@ export class History {
 
   add(snapshot: Snapshot): void {
     const last = this.samples.at(-1);
-    if (last && snapshot.clock - last.clock < SOONEST) return;
+    if (last && snapshot.clock - last.clock < SNAPSHOT_MIN_MS) return;
     this.samples.push({ clock: snapshot.clock, ...totalsOf(snapshot) });
     if (this.samples.length > History.MOST) this.samples.shift();
   }

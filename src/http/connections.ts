@@ -21,7 +21,7 @@ export const BOUNDS: Bounds = {
 };
 
 /** Bytes that a connection hands over in one turn of the event loop: a whole scrape, or thirty tiny requests. */
-const SLICE = 1024;
+const SLICE_BYTES = 1024;
 
 /**
  * The open connections. Nobody is turned away: where there are too many, the oldest
@@ -120,7 +120,7 @@ export class Client extends Duplex {
   unread = 0;
 
   constructor(socket: Socket) {
-    super({ readableHighWaterMark: SLICE });
+    super({ readableHighWaterMark: SLICE_BYTES });
     this.#socket = socket;
     socket
       .on("readable", () => this.#wanted && this.#hand())
@@ -172,7 +172,9 @@ export class Client extends Duplex {
 
   #hand(): void {
     const { readableLength } = this.#socket;
-    const slice: Buffer | null = this.#socket.read(Math.min(SLICE, readableLength) || undefined);
+    const slice: Buffer | null = this.#socket.read(
+      Math.min(SLICE_BYTES, readableLength) || undefined,
+    );
     this.#wanted = slice === null;
     if (slice) this.push(slice);
   }

@@ -12,8 +12,8 @@ import type { Verdict } from "./server.ts";
 
 const THREAD = join(__dirname, "../../dist/http/bcrypt.js");
 /** Passwords that may wait to be looked at, of one client and of all. */
-const MOST_OF_ONE = 4;
-const MOST = 256;
+const MAX_WAITING_OF_CLIENT = 4;
+const MAX_WAITING = 256;
 /** Bcrypt takes no more of a password, and Go's takes longer ones for these. */
 const MAX_PASSWORD_BYTES = 72;
 
@@ -64,7 +64,7 @@ export class Verifier {
     if (this.#failure) return Promise.reject(this.#failure);
     const jobs = this.#jobs;
     const own = jobs.filter((job) => job.client === client).length;
-    if (own >= MOST_OF_ONE || jobs.length >= MOST) return undefined;
+    if (own >= MAX_WAITING_OF_CLIENT || jobs.length >= MAX_WAITING) return undefined;
     return new Promise((resolve, reject) => {
       jobs.push({ password, hash, client, resolve, reject });
       if (jobs.length === 1) this.#next();

@@ -7,8 +7,8 @@ import { parseWebConfig, type WebSettings } from "./settings.ts";
 import { toServer } from "./tls.ts";
 
 /** Milliseconds between two looks at the files, while somebody asks. */
-const PERIOD = 1000;
-const LARGEST_FILE = 1 << 20;
+const RECHECK_MIN_MS = 1000;
+const MAX_FILE_BYTES = 1 << 20;
 /** A pipe would be waited for, and a terminal become this process's. */
 const AT_ONCE = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 
@@ -54,7 +54,7 @@ export class WebConfig {
   /** What is in force: that of the files as they are, or were a second ago. */
   get protection(): Protection {
     const now = performance.now();
-    if (now - this.#looked < PERIOD) return this.#protection;
+    if (now - this.#looked < RECHECK_MIN_MS) return this.#protection;
     this.#looked = now;
     if (this.#look() === this.#seen) return this.#protection;
     try {
@@ -150,7 +150,7 @@ function readFile(file: string, what: string): string {
     fd = openSync(file, AT_ONCE);
     // Looked at once it is open: who owns the directory may put something else in its place.
     const stats = fstatSync(fd);
-    if (!stats.isFile() || stats.size > LARGEST_FILE) {
+    if (!stats.isFile() || stats.size > MAX_FILE_BYTES) {
       throw Object.assign(new Error(), { code: stats.isFile() ? "EFBIG" : "not a file" });
     }
     return readFileSync(fd, "utf8");

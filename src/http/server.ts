@@ -72,9 +72,9 @@ const METHODS = ["GET", "HEAD"];
 /** The policy of what is no page to look at. */
 const NOTHING = "default-src 'none'; frame-ancestors 'none'";
 /** What a client asks for in more letters than this is not looked at: it can take long to. */
-const LONGEST_PREFERENCE = 1024;
+const MAX_ACCEPT_CHARS = 1024;
 /** Milliseconds that a page is waited with while more and more ask for it. */
-const LONGEST_GATHERING = 50;
+const GATHER_MAX_MS = 50;
 const compress = promisify(gzip);
 
 /** An answer as it is sent; compressed once for everybody. */
@@ -198,7 +198,7 @@ function shared<T>(make: () => Promise<T>): () => Promise<T> {
     more = true;
     next ??= last.then(async () => {
       // A turn of the event loop accepts one connection, and ends here.
-      const latest = performance.now() + LONGEST_GATHERING;
+      const latest = performance.now() + GATHER_MAX_MS;
       await setImmediate();
       do {
         more = false;
@@ -277,7 +277,7 @@ async function answer(
 }
 
 function preference(header: string | undefined): string | undefined {
-  return header && header.length <= LONGEST_PREFERENCE ? header : undefined;
+  return header && header.length <= MAX_ACCEPT_CHARS ? header : undefined;
 }
 
 function hasBody({ headers }: IncomingMessage): boolean {

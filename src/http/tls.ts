@@ -5,7 +5,7 @@ import { ExitCode, UserError } from "../base/errors.ts";
 import type { Protection } from "./server.ts";
 
 /** Milliseconds that a client has for the TLS handshake. */
-const HANDSHAKE = 10_000;
+const HANDSHAKE_MAX_MS = 10_000;
 
 export interface TlsSettings {
   /** Each as PEM, or as the path of a file. */
@@ -52,7 +52,7 @@ export function toServer(
     requestCert: clientAuth.ask,
     // Decided below, where both are known.
     rejectUnauthorized: false,
-    handshakeTimeout: HANDSHAKE,
+    handshakeTimeout: HANDSHAKE_MAX_MS,
   };
   orRefuse("tls_server_config cannot be used", "give other ciphers, curves or versions", () =>
     createSecureContext(all),

@@ -17,7 +17,7 @@ const DEFAULT_USER = "nobody";
 // nobody, where no /etc/passwd says so.
 const NOBODY: Account = { uid: 65534, gid: 65534 };
 // -1 to setresuid(2): as it is.
-const MOST = 2 ** 32 - 2;
+const MAX_ID = 2 ** 32 - 2;
 
 /**
  * Finds out what the agent can become, and returns what makes it that: to be called once,
@@ -32,7 +32,7 @@ export function planRestriction(user: string | undefined, finds = false): () => 
   const { restrict, ...look } = loadAddon();
   const account = (who: string | number) => explained(() => look.account(who));
   const find = (name: string) => {
-    const number = /^\d{1,10}$/.test(name) && Number(name) <= MOST ? Number(name) : undefined;
+    const number = /^\d{1,10}$/.test(name) && Number(name) <= MAX_ID ? Number(name) : undefined;
     const byNumber = (uid: number) => account(uid) ?? { uid, gid: uid };
     if (name === "") return undefined;
     return account(name) ?? (number === undefined ? undefined : byNumber(number));

@@ -1,10 +1,10 @@
 /** Names of accounts, asked for once in a while rather than at every read. */
 
-const KEEP = 600_000;
+const KEEP_MS = 600_000;
 // Asking can mean to ask a directory service that does not answer. So waiting for it may take
 // a twentieth of the time, and at once no more than this, in milliseconds.
-const MOST = 100;
-const SHARE = 1 / 20;
+const WAIT_MAX_MS = 100;
+const MAX_WAIT_SHARE = 1 / 20;
 
 /**
  * A function from a user's number to the account's name, or to the number in digits
@@ -20,13 +20,13 @@ export function userNames(
   now: () => number = () => performance.now(),
 ): (uid: number) => string {
   const known = new Map<number, { name: string; until: number }>();
-  let credit = MOST;
+  let credit = WAIT_MAX_MS;
   let last = now();
   return (uid) => {
     const start = now();
     const entry = known.get(uid);
     if (entry && start < entry.until) return entry.name;
-    credit = Math.min(MOST, credit + (start - last) * SHARE);
+    credit = Math.min(WAIT_MAX_MS, credit + (start - last) * MAX_WAIT_SHARE);
     last = start;
     const before = entry?.name ?? `${uid}`;
     try {
@@ -34,7 +34,7 @@ export function userNames(
       const found = look(uid, entry ? 0 : Math.max(0, Math.floor(credit)));
       if (found === undefined) return before;
       const name = found ?? `${uid}`;
-      known.set(uid, { name, until: now() + KEEP });
+      known.set(uid, { name, until: now() + KEEP_MS });
       return name;
     } catch {
       return before;

@@ -40,14 +40,14 @@ const TITLES: Record<Column, string> = {
   ...{ command: "COMMAND", user: "USER", container: "CONTAINER" },
 };
 /** What a label has room for, where there is enough; a command has what is left. */
-const ROOM: Record<Label, number> = { command: 16, user: 13, container: 12 };
+const LABEL_WIDTHS: Record<Label, number> = { command: 16, user: 13, container: 12 };
 /** What gives way first where there is not. */
-const SPARED = ["start", "minute", "count"] as const;
-const RATE = 8;
+const DROPPED_FIRST = ["start", "minute", "count"] as const;
+const RATE_WIDTH = 8;
 /** What a label can do with before a number gives way. */
-const TIGHT = 12;
+const MIN_LABEL_WIDTH = 12;
 /** Rows of the table that matter more than another line above it. */
-const LEAST = 4;
+const MIN_TABLE_ROWS = 4;
 
 /** The keys that are named below the table. */
 const KEYS = [
@@ -87,8 +87,8 @@ export function frame(view: View, moment: Moment, size: Size, style: Style) {
   }
   const head = height > 1 ? 1 : 0;
   const foot = height > 2 ? 1 : 0;
-  const sum = height > LEAST + 2 ? 1 : 0;
-  const above = header(view, moment, columns, height - head - foot - sum - LEAST, style);
+  const sum = height > MIN_TABLE_ROWS + 2 ? 1 : 0;
+  const above = header(view, moment, columns, height - head - foot - sum - MIN_TABLE_ROWS, style);
   const rows = rowsOf(view, moment);
   const page = Math.max(0, height - above.length - head - foot - sum);
   const scroll = Math.max(0, Math.min(view.scroll, rows.length - page));
@@ -218,17 +218,20 @@ function tableOf(
   style: Style,
   all: readonly Row[] = [],
 ) {
-  const count = Math.max(RATE, `${total?.count ?? 0}`.length) + 1;
-  const room = { second: RATE, minute: RATE, start: RATE, count };
+  const count = Math.max(RATE_WIDTH, `${total?.count ?? 0}`.length) + 1;
+  const room = { second: RATE_WIDTH, minute: RATE_WIDTH, start: RATE_WIDTH, count };
   const sumOf = (parts: readonly number[]) => parts.reduce((sum, part) => sum + part, 0);
   const natural = (label: Label) =>
-    Math.max(ROOM[label], ...all.map((row) => width(show(row.labels[label], label, style))));
+    Math.max(
+      LABEL_WIDTHS[label],
+      ...all.map((row) => width(show(row.labels[label], label, style))),
+    );
   const labels = view.by.map(natural);
   let numbers = [...NUMBERS];
   const needed = (texts: readonly number[]) =>
     sumOf(numbers.map((each) => room[each])) + sumOf(texts) + texts.length;
-  for (const each of SPARED) {
-    const tight = labels.map((label) => Math.min(label, TIGHT));
+  for (const each of DROPPED_FIRST) {
+    const tight = labels.map((label) => Math.min(label, MIN_LABEL_WIDTH));
     if (needed(tight) > columns && view.sort !== each) {
       numbers = numbers.filter((kept) => kept !== each);
     }

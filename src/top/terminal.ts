@@ -12,11 +12,11 @@ const LEAVE = "\x1b[m\x1b[?7h\x1b[?25h\x1b[?1049l";
 /** Ends an escape sequence that is half-written. */
 const CANCEL = "\x18";
 /** How long a terminal that takes nothing is waited for, in milliseconds. */
-const PATIENCE = 500;
+const DRAIN_MAX_MS = 500;
 /** The same for what leaves it as it was found. */
-const AT_LAST = 5_000;
+const RESTORE_MAX_MS = 5_000;
 /** How long after an escape what follows belongs to it. */
-const ESCAPE_TIME = 50;
+const ESCAPE_MAX_MS = 50;
 
 export interface Events {
   key: (key: Key) => void;
@@ -99,7 +99,7 @@ export class Terminal {
     process.on("SIGCONT", this.#resume);
     process.stdout.on("resize", this.#redraw);
     if (this.#input) {
-      emitKeypressEvents(this.#input, { escapeCodeTimeout: ESCAPE_TIME } as unknown as Interface);
+      emitKeypressEvents(this.#input, { escapeCodeTimeout: ESCAPE_MAX_MS } as unknown as Interface);
       this.#input.on("keypress", this.#key);
       for (const end of ["end", "close", "error"]) this.#input.on(end, this.#lose);
     }
@@ -147,7 +147,7 @@ export class Terminal {
   readonly #leave = () => {
     if (!this.#taken) return;
     this.#taken = false;
-    this.#insist(`\x1b[${this.size.rows}H${LEAVE}`, AT_LAST);
+    this.#insist(`\x1b[${this.size.rows}H${LEAVE}`, RESTORE_MAX_MS);
     this.#input?.setRawMode(false).pause();
   };
 
@@ -170,7 +170,7 @@ export class Terminal {
   };
 
   /** Writes what must not be left out, between two frames. */
-  #insist(text: string, patience = PATIENCE): void {
+  #insist(text: string, patience = DRAIN_MAX_MS): void {
     let rest = Buffer.from((this.#output.stuck === undefined ? "" : CANCEL) + text);
     const end = performance.now() + patience;
     while (rest.length > 0) {

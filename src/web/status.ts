@@ -3,8 +3,8 @@ import { type History, type Rated, Rates } from "../counts/rates.ts";
 import { doubts, headline, type Snapshot, type TableFill, totalsOf } from "../counts/snapshot.ts";
 
 /** How many rows the page gets by each of its orders, and how many of what somebody chose to watch. */
-const MOST = 25;
-const MOST_WATCHED = 250;
+const MAX_ROWS = 25;
+const MAX_WATCHED = 250;
 
 /** A series as JSON has it; a count that is no safe integer is digits all the same. */
 export interface Row<Count> {
@@ -80,13 +80,13 @@ export function statuses(
       doubts: [fallen() ?? [], doubts(snapshot)].flat(),
       by,
       minute: rates.window,
-      rows: most(rows, MOST),
+      rows: most(rows, MAX_ROWS),
       all_rows: rows.length,
       failed: most(
         failed.filter(({ count }) => count > 0n),
-        MOST,
+        MAX_ROWS,
       ),
-      watched: most(watched, MOST_WATCHED),
+      watched: most(watched, MAX_WATCHED),
       all_watched: watched.length,
       programs: programs.map(({ name, hook, id }) => ({ name, hook, id })),
       tables,

@@ -1,7 +1,7 @@
 /** Questions to the meter, by HTTP. */
 
 /** Milliseconds until a question is given up. */
-const PATIENCE = 5_000;
+const ANSWER_MAX_MS = 5_000;
 
 function parse(text: string) {
   const digits = (_: string, value: unknown, context?: { source?: string }) =>
@@ -21,7 +21,10 @@ function parse(text: string) {
 export async function ask(path: string) {
   // Not relative: the page's own address may have a password in it.
   const url = new URL(path, location.origin + location.pathname);
-  const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) })
+  const response = await fetch(url, {
+    cache: "no-store",
+    signal: AbortSignal.timeout(ANSWER_MAX_MS),
+  })
     // Whatever a browser says of it.
     .catch(() => Promise.reject(new Error("no connection")));
   const text = await response.text();

@@ -7,21 +7,21 @@ import { makeChart, type Name, type Points, SERIES } from "./chart.ts";
 import { type Count, clock, digits, element, make, perSecond, setText, spelled } from "./dom.ts";
 
 /** Milliseconds between two questions, at least and at most. */
-const PERIOD = 1000;
-const LONGEST = 30_000;
+const POLL_MIN_MS = 1000;
+const POLL_MAX_MS = 30_000;
 /**
  * Of the meter's time, what answers may take by their own measure: with sending them and
  * collecting the garbage they take up to twice that, and a page is to take a hundredth.
  */
-const SHARE = 0.005;
+const MAX_METER_SHARE = 0.005;
 /** Milliseconds that the chart goes back: at most, and at least. */
-const WINDOW = 600_000;
-const SHORTEST = 60_000;
+const CHART_MAX_MS = 600_000;
+const CHART_MIN_MS = 60_000;
 /** Rows of a table that are shown, and of what somebody chose to watch. */
-const MOST = 25;
-const MOST_WATCHED = 250;
+const MAX_ROWS = 25;
+const MAX_WATCHED = 250;
 /** How long it is said that a new meter counts. */
-const NEWS = 60_000;
+const NEWS_MS = 60_000;
 
 const NAMES = { attempts: "calls", execs: "programs started", failures: "failed calls" };
 
@@ -62,7 +62,7 @@ async function poll(): Promise<void> {
     behind = true;
     return;
   }
-  let wait = PERIOD;
+  let wait = POLL_MIN_MS;
   try {
     const before = behind ? await past() : samples;
     const status: Status<Count> = await ask("api/v1/status");
@@ -76,9 +76,12 @@ async function poll(): Promise<void> {
     show(status);
     behind = false;
     lost = undefined;
-    wait = Math.min(LONGEST, Math.max(PERIOD, (status.seconds * 1000) / SHARE || 0));
-    const pace = wait >= 2 * PERIOD ? `, every ${Math.round(wait / 1000)} seconds` : "";
-    const fresh = anew && Date.now() - anew.getTime() < NEWS ? anew : undefined;
+    wait = Math.min(
+      POLL_MAX_MS,
+      Math.max(POLL_MIN_MS, (status.seconds * 1000) / MAX_METER_SHARE || 0),
+    );
+    const pace = wait >= 2 * POLL_MIN_MS ? `, every ${Math.round(wait / 1000)} seconds` : "";
+    const fresh = anew && Date.now() - anew.getTime() < NEWS_MS ? anew : undefined;
     setState("live", `live${pace}${fresh ? `; the meter began anew, at ${clock(fresh)}` : ""}`);
   } catch (error) {
     if (mine !== turn) return;
@@ -100,9 +103,9 @@ async function past(): Promise<Sample[]> {
 function take({ time, clock: now, start_time, attempts, execs, failures }: Status<Count>): void {
   const sum = attempts && BigInt(attempts.execve) + BigInt(attempts.execveat);
   offset = Date.parse(time) - now;
-  samples = samples.filter(({ clock }) => clock > now - WINDOW && clock < now);
+  samples = samples.filter(({ clock }) => clock > now - CHART_MAX_MS && clock < now);
   // Of a moment no rate can be made.
-  if (now - (samples.at(-1)?.clock ?? 0) > PERIOD / 2) {
+  if (now - (samples.at(-1)?.clock ?? 0) > POLL_MIN_MS / 2) {
     samples.push({ clock: now, start: start_time, attempts: sum, execs, failures });
   }
   points = ratesOf(samples);
@@ -144,7 +147,7 @@ function show(status: Status<Count>): void {
   setText(element("failures"), digits(status.failures));
   showDoubts(status.doubts);
 
-  const shown = Math.min(status.all_rows, MOST);
+  const shown = Math.min(status.all_rows, MAX_ROWS);
   setText(
     element("who-note"),
     status.by.length === 0
@@ -158,12 +161,12 @@ function show(status: Status<Count>): void {
     element("watched-note"),
     status.all_watched === 0
       ? "Nothing is: execve-counter watch add NAME."
-      : status.all_watched > MOST_WATCHED
-        ? `${MOST_WATCHED} of ${digits(status.all_watched)}.`
+      : status.all_watched > MAX_WATCHED
+        ? `${MAX_WATCHED} of ${digits(status.all_watched)}.`
         : "",
   );
   const watched = status.all_watched > 0 ? ["command"] : [];
-  showRows(element("watched"), watched, status.watched, MOST_WATCHED);
+  showRows(element("watched"), watched, status.watched, MAX_WATCHED);
   setText(
     element("failed-note"),
     status.failures === null
@@ -212,7 +215,7 @@ function showRows(
   table: HTMLElement,
   labels: readonly string[],
   rows: Row<Count>[],
-  most = MOST,
+  most = MAX_ROWS,
 ): void {
   const sorted = [...rows]
     .sort(
@@ -332,7 +335,7 @@ function label(seconds: number): string {
 function showChart(now: number): void {
   chart ??= makeChart(element("chart"), points, label, (at) => showLegend(last, at));
   chart.setData(points as UPlot.AlignedData, false);
-  const age = Math.max(SHORTEST / 1000, now - (points[0][0] ?? now));
+  const age = Math.max(CHART_MIN_MS / 1000, now - (points[0][0] ?? now));
   chart.setScale("x", { min: now - age, max: now });
 }
 
