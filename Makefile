@@ -72,7 +72,7 @@ help:
 	@echo 'make test-package  the same, and try it in fresh Debian systems with other versions of Node.js'
 	@echo 'make deps   install what is missing'
 	@echo 'make build  compile the BPF object, the addon and the agent'
-	@echo 'make check  formatter, linter, types'
+	@echo 'make check  formatter, linter, types, architecture, and what the docs name'
 	@echo 'make format mend what the formatters can'
 	@echo 'make bench  measure'
 	@echo 'make soak   storm it for half an hour, and see what is lost or grows (MINUTES=60: longer)'
@@ -119,8 +119,8 @@ check: build
 	$(Q)node_modules/.bin/clang-format --dry-run -Werror $(C_SOURCES)
 	$(note) CHECK types
 	$(Q)node_modules/.bin/tsc -p test
-	$(note) CHECK architecture
-	$(Q)$(NODE) $(VITEST) --project unit architecture
+	$(note) CHECK 'architecture and docs'
+	$(Q)$(NODE) $(VITEST) --project unit architecture project/docs
 
 format: node_modules/.package-lock.json
 	$(Q)node_modules/.bin/biome check --write
