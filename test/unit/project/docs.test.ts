@@ -82,7 +82,7 @@ function misspelt(page: string, text: string): string[] {
   expectEach(all(text, /\b(ExecveCounter\w+)/g), (name) => ALERTS.has(name));
   for (const piece of pieces) {
     expectEach(
-      all(piece, /(?<![\w./-])((?:src|docs|deploy|test|bpf|native|dist)\/[\w./-]*)/g),
+      all(piece, /(?<![\w./-])((?:src|docs|deploy|examples|test|bpf|native|dist)\/[\w./-]*)/g),
       (path) => existsSync(projectPath(path)),
     );
     for (const words of all(piece, /(?:^|[ (;&])make ([^#;&)]+)/g)) {
