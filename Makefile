@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test fuzz test-vm package test-package check format bench soak pictures clean
+.PHONY: help deps packages build run test test-unit fuzz test-vm package test-package check format bench soak pictures clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -13,8 +13,8 @@ NPM_QUIET := --loglevel=error --no-fund --no-audit --no-update-notifier
 endif
 
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
-# own on Debian; Ubuntu has it among the kernel's tools.
-BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-generic,bpftool)
+# own on Debian; Ubuntu has it among the tools of each kernel.
+BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-$(shell uname -r),bpftool)
 # To look at what the meter shows, as its users do.
 CHROMIUM := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),chromium-browser,chromium)
 # Docker brings a runc of its own, which Debian's would push out.
@@ -24,7 +24,7 @@ ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
-	$(if $(filter test,$(MAKECMDGOALS)),groff-base libfaketime openssl) \
+	$(if $(filter test test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
 	$(if $(filter pictures,$(MAKECMDGOALS)),aha pngquant) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
@@ -33,6 +33,14 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
 	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools)
+
+# With INSTALL=no, as npm's scripts have it, nothing is installed or fetched:
+# what is missing is named, and that is all. $(call missing,WHAT)
+ifeq ($(INSTALL),no)
+missing = { echo "missing: $(1)"; echo 'to do: make $(MAKECMDGOALS), which installs what is missing'; exit 1; } >&2
+else
+missing = :
+endif
 
 # Where node-gyp finds Node's headers: beside the node that runs, where they
 # usually are; else it downloads them.
@@ -66,11 +74,12 @@ MOUNTS ?= found
 help:
 	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
 	@echo 'make test   the same, and run every test (MOUNTS="systemd none": with tracefs mounted, and not)'
+	@echo 'make test-unit  of these the ones that need neither root nor a kernel with BPF'
 	@echo 'make fuzz   call the addon in random ways for a minute, sanitized (SECONDS=..., SEED=...)'
 	@echo 'make test-vm  boot other kernels, and systemd, and see what is exact there (KERNELS=bullseye,sid-full: these only)'
 	@echo 'make package  make the npm package, with addons for x64 and arm64, in build/'
 	@echo 'make test-package  the same, and try it in fresh Debian systems with other versions of Node.js'
-	@echo 'make deps   install what is missing'
+	@echo 'make deps   install what is missing (INSTALL=no, with any target: name it, and stop)'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types, architecture, and what the docs name'
 	@echo 'make format mend what the formatters can'
@@ -84,14 +93,16 @@ deps: packages node_modules/.package-lock.json
 packages:
 	$(install_packages)
 
-build: $(OBJECT) $(ADDON) dist/cli.js
+build: deps $(OBJECT) $(ADDON) dist/cli.js
 
 run: build
 	$(call as_root,$(NODE) dist/cli.js $(ARGS))
 
-test: build $(TEST_TOOLS)
-	$(Q)$(NODE) $(VITEST) --project unit
+test: build $(TEST_TOOLS) test-unit
 	$(call as_root,test/support/mounts.sh '$(MOUNTS)' $(NODE) $(VITEST) --project kernel)
+
+test-unit: build $(TOOLS)/usr/bin/prometheus
+	$(Q)$(NODE) $(VITEST) --project unit
 
 fuzz: build $(SANITIZED)
 	$(call as_root,env LIBASAN=$$($(CXX) -print-file-name=libasan.so) SECONDS=$(SECONDS) SEED=$(SEED) \
@@ -139,6 +150,7 @@ clean:
 	$(Q)rm -rf build dist node_modules prebuilds
 
 node_modules/.package-lock.json: package.json package-lock.json | packages
+	$(Q)$(call missing,node_modules as package-lock.json has it)
 	$(note) NPM node_modules
 	$(Q)npm ci --ignore-scripts $(NPM_QUIET) $(if $(Q),>/dev/null)
 	$(Q)touch $@
@@ -226,6 +238,7 @@ $(TOOLS)/grafana.js: test/pictures/grafana.sh test/pictures/grafana.mjs
 # Unpacked rather than installed: installing it would start a Prometheus service.
 # From Debian 13 on promtool is a package of its own.
 $(TOOLS)/usr/bin/prometheus: | packages
+	$(Q)$(call missing,$@ from Debian's package prometheus)
 	$(note) UNPACK prometheus
 	$(Q)mkdir -p $(TOOLS)
 	$(Q)apt-cache show prometheus >/dev/null 2>&1 || \
@@ -266,6 +279,7 @@ $(Q)missing=$$(for name in $(PACKAGES); do \
 	done); \
 	[ -z "$$missing" ] && exit; \
 	missing=$$(echo $$missing); \
+	$(call missing,the Debian packages $$missing); \
 	command -v apt-get >/dev/null || \
 		{ echo "install what corresponds to these Debian packages: $$missing"; exit 1; }; \
 	install="apt-get install -y --no-install-recommends $$missing"; \
