@@ -1,5 +1,6 @@
 #!/bin/sh
-# prepack.sh: refuses to pack anything that was not made of the sources beside it.
+# prepack.sh: refuses to pack anything that was not made of the sources beside it, and npm
+# publish as long as package.json does not say whose it is.
 # prepack.sh record: says that what is there now was.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,6 +12,17 @@ sums() {
 	sha256sum $(find bpf native src dist -type f | LC_ALL=C sort) tsconfig.json deploy/prebuild.sh \
 		$addons prebuilds/NOTICES
 }
+
+if [ "${npm_command-}" = publish ]; then
+	blank=$(node -p 'const all = require("./package.json");
+		const filled = (value) => value?.url ?? value?.name ?? value;
+		["author", "homepage", "repository", "bugs"].filter((field) => !filled(all[field])).join(", ")')
+	if [ -n "$blank" ]; then
+		echo "blank in package.json: $blank" >&2
+		echo 'to do: fill them in, take "private" out, make package' >&2
+		exit 1
+	fi
+fi
 
 if [ "${1-}" = record ]; then
 	sums > "$record.new"

@@ -10,7 +10,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { projectPath } from "../../support/files.ts";
+import { projectPath, readProjectFile } from "../../support/files.ts";
 import { result } from "../../support/meter.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "execve-counter-"));
@@ -79,5 +79,59 @@ describe("npm's scripts install nothing", () => {
     );
     expect(status).not.toBe(0);
     expect(made).toEqual([]);
+  });
+});
+
+describe("npm publish", () => {
+  const FIELDS = ["author", "homepage", "repository", "bugs"];
+  type Manifest = Record<string, unknown>;
+  const manifest: Manifest = JSON.parse(readProjectFile("package.json"));
+  const filled: Manifest = {
+    author: "somebody",
+    homepage: "http://127.0.0.1/",
+    repository: { type: "git", url: "git+http://127.0.0.1/some.git" },
+    bugs: { url: "http://127.0.0.1/bugs" },
+  };
+
+  /** Runs a command where a package has these fields, and nothing in it. */
+  function run(fields: Manifest, command: string, args: string[] = [], environment = {}) {
+    const copy = copyOf("deploy/prepack.sh");
+    const text = JSON.stringify({ ...manifest, private: undefined, ...fields });
+    writeFileSync(join(copy, "package.json"), text);
+    return result(command, args, { cwd: copy, env: { ...process.env, ...environment } });
+  }
+  const npm = (command: string, fields: Manifest) =>
+    run(fields, "npm", [command, "--dry-run", "--registry=http://127.0.0.1:9/"]);
+
+  test.each(FIELDS)("refuses a blank %s", (field) => {
+    for (const blank of ["", undefined, { url: "" }]) {
+      const fields = { ...filled, [field]: blank };
+      const { status, stderr } = run(fields, "deploy/prepack.sh", [], { npm_command: "publish" });
+      expect(stderr).toMatch(`blank in package.json: ${field}\nto do: fill them in`);
+      expect(status).not.toBe(0);
+    }
+  });
+
+  test("names all that are blank", () => {
+    const { status, stderr } = npm("publish", { ...filled, author: "", homepage: "" });
+    expect(stderr).toContain("blank in package.json: author, homepage\n");
+    expect(status).not.toBe(0);
+  });
+
+  test("asks no more once they are filled in", () => {
+    const { stderr } = npm("publish", filled);
+    expect(stderr).not.toContain("blank");
+    expect(stderr).toContain("to do: make package");
+  });
+
+  test("npm pack does not ask", () => {
+    const { stderr } = npm("pack", { ...manifest });
+    expect(stderr).not.toContain("blank");
+    expect(stderr).toContain("to do: make package");
+  });
+
+  test("refuses a tarball too, of which it runs no script, as long as they are blank", () => {
+    const isBlank = FIELDS.some((field) => !manifest[field]);
+    expect(manifest.private === true).toBe(isBlank);
   });
 });
