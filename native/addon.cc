@@ -2,8 +2,9 @@
 //
 // Node without libbpf: checks arguments, turns u64 into BigInt and back, and
 // throws what Session reports as an Error with the facts in its properties:
-//   step   what was being done (Failure::step)
-//   errno  the kernel's reason, positive
+//   step     what was being done: "attach", one of Step's names
+//   subject  the program's, map's or pin's name, or ""
+//   errno    the kernel's reason, positive
 // A wrong argument is a TypeError, a call that the object's state does not allow
 // an Error with code "ERR_SESSION_STATE". src/kernel/meter.ts is the only caller and
 // documents the methods.
@@ -47,8 +48,10 @@ Napi::Error StateError(Napi::Env env, const char* message) {
 }
 
 Napi::Error FailureError(Napi::Env env, const Failure& failure) {
-  Napi::Error error = Napi::Error::New(env, failure.step + ": " + std::strerror(failure.error));
-  error.Set("step", Napi::String::New(env, failure.step));
+  const std::string message = std::string(failure.what()) + ": " + std::strerror(failure.error);
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("step", Napi::String::New(env, NameOf(failure.step)));
+  error.Set("subject", Napi::String::New(env, failure.subject));
   error.Set("errno", Napi::Number::New(env, failure.error));
   return error;
 }

@@ -23,7 +23,7 @@
 #include <set>
 #include <string>
 
-#include "session.h"
+#include "failure.h"
 
 namespace execve_counter {
 namespace {
@@ -39,7 +39,7 @@ constexpr uint32_t kArchitecture = AUDIT_ARCH_AARCH64;
 // (__X32_SYSCALL_BIT); no other call's number gets there.
 constexpr uint32_t kForeignCalls = 0x40000000;
 
-void Check(long result, const char* step) {
+void Check(long result, Step step) {
   if (result < 0) throw Failure(step, errno);
 }
 
@@ -58,26 +58,26 @@ void ForbidPrograms() {
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   const sock_fprog program = {std::size(filter), filter};
-  Check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "seccomp");
+  Check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), Step::kSeccomp);
   const long thread =
       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
-  Check(thread, "seccomp");
+  Check(thread, Step::kSeccomp);
   // The thread that cannot have it, because it has a filter of its own.
-  if (thread > 0) throw Failure("seccomp", EBUSY);
+  if (thread > 0) throw Failure(Step::kSeccomp, EBUSY);
 }
 
 // The calling thread keeps of its capabilities these only.
 void KeepOnly(const std::vector<uint32_t>& capabilities) {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
-  Check(syscall(SYS_capget, &header, sets), "capset");
+  Check(syscall(SYS_capget, &header, sets), Step::kCapset);
   uint32_t kept[std::size(sets)] = {};
   for (const uint32_t each : capabilities) kept[CAP_TO_INDEX(each)] |= CAP_TO_MASK(each);
   for (unsigned i = 0; i < std::size(sets); i++) {
     kept[i] &= sets[i].permitted;
     sets[i] = {kept[i], kept[i], 0};
   }
-  Check(syscall(SYS_capset, &header, sets), "capset");
+  Check(syscall(SYS_capset, &header, sets), Step::kCapset);
 }
 
 // rt_sigaction(2)'s, which the C library does not let its own signals be given to.
@@ -93,7 +93,7 @@ struct KernelAction {
 constexpr int kSignal = 33;
 
 void SignalAction(const KernelAction* action, KernelAction* before) {
-  Check(syscall(SYS_rt_sigaction, kSignal, action, before, sizeof action->mask), "threads");
+  Check(syscall(SYS_rt_sigaction, kSignal, action, before, sizeof action->mask), Step::kThreads);
 }
 
 // What it comes to is seen in /proc. errno stays: this fails only where KeepOnly has.
@@ -107,7 +107,7 @@ void KeepNothing(int) {
 struct Tasks {
   const std::unique_ptr<DIR, int (*)(DIR*)> directory{opendir("/proc/self/task"), closedir};
   Tasks() {
-    if (!directory) throw Failure("threads", errno);
+    if (!directory) throw Failure(Step::kThreads, errno);
   }
 
   std::vector<pid_t> Threads() const {
@@ -153,7 +153,7 @@ void RestrictOthers(const Tasks& tasks) {
   KernelAction action;
   SignalAction(nullptr, &action);
   // Only what the C library has set up can return from the signal.
-  if (!(action.flags & SA_SIGINFO)) throw Failure("threads", ENOSYS);
+  if (!(action.flags & SA_SIGINFO)) throw Failure(Step::kThreads, ENOSYS);
   const KernelAction before = action;
   action.handler = KeepNothing;
   SignalAction(&action, nullptr);
@@ -172,7 +172,7 @@ void RestrictOthers(const Tasks& tasks) {
       // Once, so that none is under way when the C library has its signal again.
       if (told.insert(thread).second) tgkill(getpid(), thread, kSignal);
     }
-    if (std::chrono::steady_clock::now() > deadline) throw Failure("threads", ETIMEDOUT);
+    if (std::chrono::steady_clock::now() > deadline) throw Failure(Step::kThreads, ETIMEDOUT);
     if (settled < 0) usleep(1000);
   }
   SignalAction(&before, nullptr);
@@ -184,15 +184,15 @@ void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>
   const Tasks tasks;
   ForbidPrograms();
   if (account) {
-    Check(prctl(PR_SET_KEEPCAPS, !keep.empty(), 0, 0, 0), "setresuid");
+    Check(prctl(PR_SET_KEEPCAPS, !keep.empty(), 0, 0, 0), Step::kSetresuid);
     // The C library's, which do it on all threads.
-    Check(setgroups(0, nullptr), "setgroups");
-    Check(setresgid(account->gid, account->gid, account->gid), "setresgid");
-    Check(setresuid(account->uid, account->uid, account->uid), "setresuid");
+    Check(setgroups(0, nullptr), Step::kSetgroups);
+    Check(setresgid(account->gid, account->gid, account->gid), Step::kSetresgid);
+    Check(setresuid(account->uid, account->uid, account->uid), Step::kSetresuid);
   }
   // Who has no capabilities may be traced by whoever has the same ids: who did could change
   // the counts, through what is held open here.
-  Check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "capset");
+  Check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), Step::kCapset);
   KeepOnly(keep);
   RestrictOthers(tasks);
 }

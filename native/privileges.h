@@ -20,8 +20,8 @@ namespace execve_counter {
 // Capabilities belong to threads, and capset(2) changes the calling one's: the others get a
 // signal. What became of it is read in /proc, of every thread.
 //
-// Throws Failure of the step "seccomp", "setgroups", "setresgid", "setresuid", "capset" or
-// "threads": ETIMEDOUT where a thread has something left after ten seconds, like one that the
+// Throws Failure of the step kSeccomp, kSetgroups, kSetresgid, kSetresuid, kCapset or
+// kThreads: ETIMEDOUT where a thread has something left after ten seconds, like one that the
 // C library knows nothing of; what came before it in this order is done.
 void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>& keep);
 

@@ -76,12 +76,12 @@ int OpenTracefs() {
     }
   }
   Fd context(static_cast<int>(syscall(SYS_fsopen, "tracefs", FSOPEN_CLOEXEC)));
-  if (!context) throw Failure("mount tracefs", errno);
+  if (!context) throw Failure(Step::kMount, errno, "tracefs");
   if (syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) {
-    throw Failure("mount tracefs", errno);
+    throw Failure(Step::kMount, errno, "tracefs");
   }
   const long mount = syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, 0);
-  if (mount < 0) throw Failure("mount tracefs", errno);
+  if (mount < 0) throw Failure(Step::kMount, errno, "tracefs");
   return static_cast<int>(mount);
 }
 
@@ -90,10 +90,10 @@ uint64_t TracepointId(const std::string& name) {
   Fd tracefs(OpenTracefs());
   const std::string path = "events/" + name + "/id";
   Fd file(openat(tracefs.get(), path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file) throw Failure(errno == ENOENT ? "tracepoint" : "tracefs", errno);
+  if (!file) throw Failure(errno == ENOENT ? Step::kTracepoint : Step::kTracefs, errno);
   std::array<char, 32> text{};
   const ssize_t length = read(file.get(), text.data(), text.size() - 1);
-  if (length <= 0) throw Failure("tracefs", length < 0 ? errno : EIO);
+  if (length <= 0) throw Failure(Step::kTracefs, length < 0 ? errno : EIO);
   return strtoull(text.data(), nullptr, 10);
 }
 
@@ -107,7 +107,7 @@ int OpenTracepoint(const std::string& name) {
   attr.config = TracepointId(name);
   const long event =
       syscall(SYS_perf_event_open, &attr, -1, sched_getcpu(), -1, PERF_FLAG_FD_CLOEXEC);
-  if (event < 0) throw Failure("perf_event", errno);
+  if (event < 0) throw Failure(Step::kPerfEvent, errno);
   return static_cast<int>(event);
 }
 
@@ -130,14 +130,14 @@ std::string Container(const unsigned char (&id)[CONTAINER_SIZE]) {
 bpf_map_info MapInfoOf(int fd) {
   bpf_map_info info{};
   uint32_t size = sizeof(info);
-  if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure("info", errno);
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure(Step::kInfo, errno);
   return info;
 }
 
 bpf_prog_info ProgramInfoOf(int fd) {
   bpf_prog_info info{};
   uint32_t size = sizeof(info);
-  if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure("info", errno);
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) < 0) throw Failure(Step::kInfo, errno);
   return info;
 }
 
@@ -147,7 +147,7 @@ void EnsureDescriptors() {
   std::array<std::unique_ptr<Fd>, 64> spare;
   for (auto& fd : spare) {
     fd = std::make_unique<Fd>(open("/", O_PATH | O_CLOEXEC));
-    if (!*fd) throw Failure("load", errno);
+    if (!*fd) throw Failure(Step::kLoad, errno);
   }
 }
 
@@ -163,23 +163,23 @@ std::vector<Running> RunningPrograms() {
   while (bpf_prog_get_next_id(id, &id) == 0) {
     Fd program(bpf_prog_get_fd_by_id(id));
     if (!program && errno == ENOENT) continue;  // gone since
-    if (!program) throw Failure("find", errno);
+    if (!program) throw Failure(Step::kFind, errno);
     std::array<uint32_t, 64> ids{};
     bpf_prog_info info{};
     info.nr_map_ids = ids.size();
     info.map_ids = reinterpret_cast<uintptr_t>(ids.data());
     uint32_t size = sizeof(info);
-    if (bpf_obj_get_info_by_fd(program.get(), &info, &size) < 0) throw Failure("find", errno);
+    if (bpf_obj_get_info_by_fd(program.get(), &info, &size) < 0) throw Failure(Step::kFind, errno);
     const size_t count = std::min<size_t>(info.nr_map_ids, ids.size());
     running.push_back({info, {ids.begin(), ids.begin() + count}});
   }
-  if (errno != ENOENT) throw Failure("find", errno);
+  if (errno != ENOENT) throw Failure(Step::kFind, errno);
   return running;
 }
 
 Fd OpenPin(const std::string& pins, const std::string& name) {
   Fd fd(bpf_obj_get((pins + "/" + name).c_str()));
-  if (!fd) throw Failure("pinned " + name, errno);
+  if (!fd) throw Failure(Step::kPinned, errno, name);
   return fd;
 }
 
@@ -204,10 +204,6 @@ bool HoldsCounters(int fd) {
 
 }  // namespace
 
-Fd::~Fd() {
-  if (fd_ >= 0) close(fd_);
-}
-
 class Session::LogScope {
  public:
   explicit LogScope(const Session& session) : previous_(current_log) {
@@ -229,7 +225,7 @@ Session::Session(Log log) : log_(std::move(log)), object_(nullptr, bpf_object__c
 Session::Session(const std::string& object_path, Log log) : Session(std::move(log)) {
   LogScope scope(*this);
   object_.reset(bpf_object__open_file(object_path.c_str(), nullptr));
-  if (!object_) throw Failure("open", errno);
+  if (!object_) throw Failure(Step::kOpen, errno);
 }
 
 Session::Session(std::string_view object, Log log) : Session(std::move(log)) {
@@ -239,7 +235,7 @@ Session::Session(std::string_view object, Log log) : Session(std::move(log)) {
   options.object_name = "execve_counter";
   // What libbpf keeps of it, it copies.
   object_.reset(bpf_object__open_mem(object.data(), object.size(), &options));
-  if (!object_) throw Failure("open", errno);
+  if (!object_) throw Failure(Step::kOpen, errno);
 }
 
 Session::~Session() = default;
@@ -268,13 +264,13 @@ void Session::Load(const Plan& plan) {
   int error = bpf_map__set_initial_value(Map(CONFIG_MAP), &plan.keys, sizeof(plan.keys));
   if (!error) error = bpf_map__set_max_entries(Map(EXECS_MAP), plan.rows);
   if (!error && plan.keys.failures) error = bpf_map__set_max_entries(Map(CALLS_MAP), MAX_CALLS);
-  if (error) throw Failure("load", -error);
+  if (error) throw Failure(Step::kLoad, -error);
   if (plan.adopt) {
     for (const std::string& name : PinnedMaps()) ReuseMap(Map(name));
     for (const std::string& name : plan.programs) CheckEntry(name);
   }
   error = bpf_object__load(object_.get());
-  if (error) throw Failure("load", -error);
+  if (error) throw Failure(Step::kLoad, -error);
 
   counters_fd_ = bpf_map__fd(Map(COUNTERS_MAP));
   execs_fd_ = bpf_map__fd(Map(EXECS_MAP));
@@ -285,7 +281,7 @@ void Session::Load(const Plan& plan) {
   const exec_key other = OTHER_KEY;
   const uint64_t zero = 0;
   if (bpf_map_update_elem(execs_fd_, &other, &zero, BPF_ANY) < 0) {
-    throw Failure("load", errno);
+    throw Failure(Step::kLoad, errno);
   }
   if (!pinned) return;
   for (const std::string& name : PinnedMaps()) Pin(bpf_map__fd(Map(name)), name);
@@ -303,7 +299,8 @@ std::vector<std::string> Session::PinnedMaps() {
 }
 
 void Session::Pin(int fd, const std::string& name) {
-  if (bpf_obj_pin(fd, (plan_.pins + "/" + name).c_str()) < 0) throw Failure("pin " + name, errno);
+  if (bpf_obj_pin(fd, (plan_.pins + "/" + name).c_str()) < 0)
+    throw Failure(Step::kPin, errno, name);
 }
 
 Plan Session::Pinned(const std::string& pins) {
@@ -314,13 +311,13 @@ Plan Session::Pinned(const std::string& pins) {
   };
   const bpf_map_info rows = MapInfoOf(execs.get());
   if (!is(rows, BPF_MAP_TYPE_HASH, sizeof(exec_key), sizeof(uint64_t))) {
-    throw Failure("pinned " EXECS_MAP, EINVAL);
+    throw Failure(Step::kPinned, EINVAL, EXECS_MAP);
   }
   const uint32_t index = 0;
   state state{};
   if (!is(MapInfoOf(begun.get()), BPF_MAP_TYPE_ARRAY, sizeof(index), sizeof(state)) ||
       bpf_map_lookup_elem(begun.get(), &index, &state) < 0) {
-    throw Failure("pinned " STATE_MAP, EINVAL);
+    throw Failure(Step::kPinned, EINVAL, STATE_MAP);
   }
   Plan plan;
   plan.keys = state.keys;
@@ -338,7 +335,7 @@ void Session::ReuseMap(bpf_map* map) {
       info.key_size != bpf_map__key_size(map) || info.value_size != bpf_map__value_size(map) ||
       info.max_entries != bpf_map__max_entries(map) || info.map_flags != bpf_map__map_flags(map) ||
       bpf_map__reuse_fd(map, pinned.get()) < 0) {
-    throw Failure("pinned " + name, EINVAL);
+    throw Failure(Step::kPinned, EINVAL, name);
   }
 }
 
@@ -356,13 +353,13 @@ void Session::CheckEntry(const std::string& name) {
       program.name != (kEnter + name).substr(0, sizeof(program.name) - 1) ||
       std::find(maps.begin(), maps.end(), MapInfoOf(OpenPin(plan_.pins, kNext + name).get()).id) ==
           maps.end()) {
-    throw Failure("pinned " + (kEnter + name), EINVAL);
+    throw Failure(Step::kPinned, EINVAL, kEnter + name);
   }
   Fd link = OpenPin(plan_.pins, kLink + name);
   bpf_link_info attached{};
   size = sizeof(attached);
   if (bpf_obj_get_info_by_fd(link.get(), &attached, &size) < 0 || attached.prog_id != program.id) {
-    throw Failure("pinned " + (kLink + name), EINVAL);
+    throw Failure(Step::kPinned, EINVAL, kLink + name);
   }
   entries_.emplace(name, std::move(entry));
   pinned_links_.push_back(std::move(link));
@@ -383,35 +380,36 @@ uint64_t Session::Begin(uint64_t now) {
   const int fd = bpf_map__fd(Map(STATE_MAP));
   state state{};
   if (plan_.adopt) {
-    if (bpf_map_lookup_elem(fd, &index, &state) < 0) throw Failure("pinned " STATE_MAP, errno);
+    if (bpf_map_lookup_elem(fd, &index, &state) < 0) throw Failure(Step::kPinned, errno, STATE_MAP);
     // The rows would be keyed by other fields from now on.
     if (memcmp(&state.keys, &plan_.keys, sizeof(config)) != 0) {
-      throw Failure("pinned " STATE_MAP, EINVAL);
+      throw Failure(Step::kPinned, EINVAL, STATE_MAP);
     }
     return state.start_time;
   }
   state.start_time = now;
   state.keys = plan_.keys;
-  if (bpf_map_update_elem(fd, &index, &state, BPF_ANY) < 0) throw Failure("pin " STATE_MAP, errno);
+  if (bpf_map_update_elem(fd, &index, &state, BPF_ANY) < 0)
+    throw Failure(Step::kPin, errno, STATE_MAP);
   return now;
 }
 
 bpf_map* Session::Map(const std::string& name) {
   bpf_map* map = bpf_object__find_map_by_name(object_.get(), name.c_str());
-  if (!map) throw Failure("load", ENOENT);
+  if (!map) throw Failure(Step::kLoad, ENOENT, name);
   return map;
 }
 
 bpf_program* Session::Program(const std::string& name) {
   bpf_program* program = bpf_object__find_program_by_name(object_.get(), name.c_str());
-  if (!program) throw Failure("load", ENOENT);
+  if (!program) throw Failure(Step::kLoad, ENOENT, name);
   return program;
 }
 
 void Session::Adopt(uint32_t map_id) {
   Fd map(bpf_map_get_fd_by_id(map_id));
-  if (!map) throw Failure("adopt", errno);
-  if (!HoldsCounters(map.get())) throw Failure("adopt", EINVAL);
+  if (!map) throw Failure(Step::kAdopt, errno);
+  if (!HoldsCounters(map.get())) throw Failure(Step::kAdopt, EINVAL);
   counters_fd_ = map.get();
   adopted_.push_back(std::move(map));
   MakeRoom();
@@ -461,7 +459,7 @@ void Session::Follow() {
   for (const Candidate& each : candidates) {
     for (const auto& [name, map] : each.maps) {
       if (map.type != BPF_MAP_TYPE_PROG_ARRAY || !configs.count(map_of(each, CONFIG_MAP))) continue;
-      if (!InSlot(map.id)) throw Failure(std::string("slot ") + each.info.name, ESTALE);
+      if (!InSlot(map.id)) throw Failure(Step::kSlot, ESTALE, each.info.name);
     }
   }
   std::map<std::string, Followed> followed;
@@ -481,7 +479,7 @@ void Session::Follow() {
     const auto entry = entries.find(best->info.id);
     const auto before = followed_.find(name);
     if (before != followed_.end() && before->second.entry && entry == entries.end()) {
-      throw Failure("slot " + name, ESTALE);  // emptied, or given to another program
+      throw Failure(Step::kSlot, ESTALE, name);  // emptied, or given to another program
     }
     followed[name] = entry != entries.end() ? entry->second
                                             : Followed{best->info.id, 0, 0, best->info.load_time};
@@ -490,14 +488,14 @@ void Session::Follow() {
     if (map_of(*best, FAILURES_MAP)) failures_map = map_of(*best, FAILURES_MAP);
   }
   // Loaded as the last of the programs that count: where it is, all are.
-  if (!counting_execs) throw Failure("follow", ESRCH);
+  if (!counting_execs) throw Failure(Step::kFollow, ESRCH);
 
   Plan plan;
   plan.programs = programs;
   const Fd keys = FollowMap(map_of(*counting_execs, CONFIG_MAP), BPF_MAP_TYPE_ARRAY,
                             sizeof(uint32_t), sizeof(config));
   const uint32_t index = 0;
-  if (bpf_map_lookup_elem(keys.get(), &index, &plan.keys) < 0) throw Failure("follow", errno);
+  if (bpf_map_lookup_elem(keys.get(), &index, &plan.keys) < 0) throw Failure(Step::kFollow, errno);
   Fd execs = FollowMap(map_of(*counting_execs, EXECS_MAP), BPF_MAP_TYPE_HASH, sizeof(exec_key),
                        sizeof(uint64_t));
   plan.rows = MapInfoOf(execs.get()).max_entries;
@@ -518,12 +516,12 @@ void Session::Follow() {
 
 Fd Session::FollowMap(uint32_t id, uint32_t type, uint32_t key_size, uint32_t value_size) {
   Fd map(bpf_map_get_fd_by_id(id));
-  if (!map) throw Failure("follow", errno == ENOENT ? ESRCH : errno);
+  if (!map) throw Failure(Step::kFollow, errno == ENOENT ? ESRCH : errno);
   const bpf_map_info info = MapInfoOf(map.get());
   // More than a meter ever has would not fit into memory.
   if (info.type != type || info.key_size != key_size || info.value_size != value_size ||
       info.max_entries > 65536) {
-    throw Failure("follow", EINVAL);
+    throw Failure(Step::kFollow, EINVAL);
   }
   return map;
 }
@@ -547,17 +545,16 @@ std::vector<uint32_t> Session::FindCounters() {
 
 void Session::Attach(const std::string& name) {
   LogScope scope(*this);
-  const std::string step = "attach " + name;
   bpf_program* program = bpf_object__find_program_by_name(object_.get(), name.c_str());
-  if (!program || bpf_program__fd(program) < 0) throw Failure(step, ENOENT);
+  if (!program || bpf_program__fd(program) < 0) throw Failure(Step::kAttach, ENOENT, name);
   // The kernel would let some hooks run it twice, and count twice.
-  if (links_.count(name)) throw Failure(step, EEXIST);
+  if (links_.count(name)) throw Failure(Step::kAttach, EEXIST, name);
 
   if (!plan_.pins.empty()) {
     const uint32_t slot = 0;
     const int fd = bpf_program__fd(program);
     if (bpf_map_update_elem(bpf_map__fd(Map(kNext + name)), &slot, &fd, BPF_ANY) < 0) {
-      throw Failure(step, errno);
+      throw Failure(Step::kAttach, errno, name);
     }
     if (plan_.adopt) return;
     program = Program(kEnter + name);
@@ -567,13 +564,13 @@ void Session::Attach(const std::string& name) {
   if (section.substr(0, kTracepointSection.size()) == kTracepointSection) {
     Fd event(OpenTracepoint(std::string(section.substr(kTracepointSection.size()))));
     link = bpf_program__attach_perf_event(program, event.get());
-    if (!link) throw Failure(step, errno);
+    if (!link) throw Failure(Step::kAttach, errno, name);
     // The link owns the event now. libbpf has enabled it, which makes the kernel
     // record every call on that CPU for nobody; the program runs without.
     ioctl(event.release(), PERF_EVENT_IOC_DISABLE, 0);
   } else {
     link = bpf_program__attach(program);
-    if (!link) throw Failure(step, errno);
+    if (!link) throw Failure(Step::kAttach, errno, name);
   }
   links_.emplace(name, std::unique_ptr<bpf_link, int (*)(bpf_link*)>(link, bpf_link__destroy));
   if (!plan_.pins.empty()) Pin(bpf_link__fd(link), kLink + name);
@@ -585,27 +582,27 @@ bool Session::ValidKey(std::string_view key) {
 
 void Session::Update(std::string_view key, uint64_t value) {
   if (bpf_map_update_elem(counters_fd_, Pad(key).data(), &value, BPF_ANY) < 0) {
-    throw Failure("update", errno);
+    throw Failure(Step::kUpdate, errno);
   }
 }
 
 bool Session::Insert(std::string_view key) {
   const uint64_t zero = 0;
   if (bpf_map_update_elem(counters_fd_, Pad(key).data(), &zero, BPF_NOEXIST) == 0) return true;
-  if (errno != EEXIST) throw Failure("update", errno);
+  if (errno != EEXIST) throw Failure(Step::kUpdate, errno);
   return false;
 }
 
 std::optional<uint64_t> Session::Lookup(std::string_view key) {
   uint64_t value;
   if (bpf_map_lookup_elem(counters_fd_, Pad(key).data(), &value) == 0) return value;
-  if (errno != ENOENT) throw Failure("lookup", errno);
+  if (errno != ENOENT) throw Failure(Step::kLookup, errno);
   return std::nullopt;
 }
 
 bool Session::Remove(std::string_view key) {
   if (bpf_map_delete_elem(counters_fd_, Pad(key).data()) == 0) return true;
-  if (errno != ENOENT) throw Failure("delete", errno);
+  if (errno != ENOENT) throw Failure(Step::kDelete, errno);
   return false;
 }
 
@@ -614,17 +611,17 @@ void Session::Settle() {
   // have seen what was there before (maybe_wait_bpf_programs() in the kernel).
   Fd inner(
       bpf_map_create(BPF_MAP_TYPE_ARRAY, nullptr, sizeof(uint32_t), sizeof(uint32_t), 1, nullptr));
-  if (!inner) throw Failure("settle", errno);
+  if (!inner) throw Failure(Step::kSettle, errno);
   bpf_map_create_opts options{};
   options.sz = sizeof(options);
   options.inner_map_fd = inner.get();
   Fd outer(bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, nullptr, sizeof(uint32_t), sizeof(uint32_t),
                           1, &options));
-  if (!outer) throw Failure("settle", errno);
+  if (!outer) throw Failure(Step::kSettle, errno);
   const uint32_t index = 0;
   const int value = inner.get();
   if (bpf_map_update_elem(outer.get(), &index, &value, BPF_ANY) < 0) {
-    throw Failure("settle", errno);
+    throw Failure(Step::kSettle, errno);
   }
 }
 
@@ -636,8 +633,8 @@ uint32_t Session::ReadHash(int fd, uint32_t capacity) {
   uint32_t count = capacity;
   const int error =
       bpf_map_lookup_batch(fd, nullptr, &position, keys_.get(), values_.get(), &count, nullptr);
-  if (!error) throw Failure("read", ENOSPC);
-  if (errno != ENOENT) throw Failure("read", errno);
+  if (!error) throw Failure(Step::kRead, ENOSPC);
+  if (errno != ENOENT) throw Failure(Step::kRead, errno);
   return count;
 }
 
@@ -671,7 +668,7 @@ Failures Session::ReadFailures() {
   auto row = std::make_unique<failures>();
   for (uint32_t call : {CALL_EXECVE, CALL_EXECVEAT}) {
     if (bpf_map_lookup_elem(failures_fd_, &call, row.get()) < 0) {
-      throw Failure("read", errno);
+      throw Failure(Step::kRead, errno);
     }
     for (uint32_t error = 0; error <= MAX_ERRNO; error++) {
       if (!row->by_errno[error]) continue;
@@ -699,9 +696,9 @@ std::vector<ProgramInfo> Session::Programs() {
       const uint32_t slot = 0;
       uint32_t id;
       if (bpf_map_lookup_elem(bpf_map__fd(Map(kNext + name)), &slot, &id) < 0) {
-        throw Failure("slot " + name, errno);
+        throw Failure(Step::kSlot, errno, name);
       }
-      if (id != info.id) throw Failure("slot " + name, ESTALE);
+      if (id != info.id) throw Failure(Step::kSlot, ESTALE, name);
       // The kernel keeps the figures of what is attached.
       info = ProgramInfoOf(entry->second.get());
     }
@@ -714,9 +711,10 @@ std::vector<ProgramInfo> Session::Programs() {
 // Opened for a moment only: who holds it keeps it from going with its Session.
 ProgramInfo Session::FollowedProgram(const std::string& name) {
   const Followed& followed = followed_.at(name);
-  if (followed.next && InSlot(followed.next) != followed.program) throw Failure("follow", ESTALE);
+  if (followed.next && InSlot(followed.next) != followed.program)
+    throw Failure(Step::kFollow, ESTALE);
   Fd fd(bpf_prog_get_fd_by_id(followed.entry ? followed.entry : followed.program));
-  if (!fd) throw Failure("follow", errno == ENOENT ? ESTALE : errno);
+  if (!fd) throw Failure(Step::kFollow, errno == ENOENT ? ESTALE : errno);
   const bpf_prog_info info = ProgramInfoOf(fd.get());
   return {name,
           bpf_program__section_name(Program(name)),
@@ -749,7 +747,7 @@ void Session::Lock(const std::string& path) {
   constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW;
   auto lock = std::make_unique<Fd>(open(path.c_str(), kFlags));
   if (!*lock) lock = std::make_unique<Fd>(open(path.c_str(), kFlags | O_CREAT, 0600));
-  if (!*lock || flock(lock->get(), LOCK_EX | LOCK_NB) < 0) throw Failure("lock", errno);
+  if (!*lock || flock(lock->get(), LOCK_EX | LOCK_NB) < 0) throw Failure(Step::kLock, errno);
   lock_ = std::move(lock);
 }
 
@@ -757,7 +755,7 @@ void Session::MountBpffs(const std::string& directory) {
   // Not by mount(): before glibc 2.36 its header and linux/mount.h exclude each other.
   if (syscall(SYS_mount, "bpf", directory.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC,
               "mode=0700") < 0) {
-    throw Failure("mount", errno);
+    throw Failure(Step::kMount, errno, "bpffs");
   }
 }
 

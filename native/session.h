@@ -15,7 +15,6 @@
 #define EXECVE_COUNTER_SESSION_H_
 
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -26,6 +25,8 @@
 #include <vector>
 
 #include "../bpf/execve_counter.h"
+#include "failure.h"
+#include "fd.h"
 
 struct bpf_link;
 struct bpf_map;
@@ -33,40 +34,6 @@ struct bpf_object;
 struct bpf_program;
 
 namespace execve_counter {
-
-// What went wrong, as facts; the words for the user are the caller's business.
-struct Failure : std::exception {
-  Failure(std::string step, int error) : step(std::move(step)), error(error) {}
-  const char* what() const noexcept override { return step.c_str(); }
-
-  // What was being done: "open", "load", "attach count_exec", "mount tracefs", "tracefs",
-  // "tracepoint", "perf_event", "find", "adopt", "follow", "lookup", "update", "delete",
-  // "lock", "mount", "pin <name>", "pinned <name>",
-  // "slot <name>", "settle", "read", "info", "user".
-  std::string step;
-  // A positive errno.
-  int error;
-};
-
-// A file descriptor, closed at the end.
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd();
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  Fd(Fd&& other) noexcept : fd_(other.release()) {}
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-  Fd& operator=(Fd&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 enum class LogLevel { kWarn, kInfo, kDebug };
 // Receives libbpf's messages, on the Session's thread, while a method runs.
@@ -132,11 +99,11 @@ class Session {
 
   // Creates the maps, seeds OTHER_KEY, and loads the named programs, no others. Once only.
   // With pins the maps are pinned, or are those that were; what is pinned and does not
-  // fit is a Failure of the step "pinned <name>".
+  // fit is a Failure of the step kPinned.
   void Load(const Plan& plan);
 
   // How what is pinned in a directory counts: `keys` and `rows` as they were for Load; a
-  // Failure of the step "pinned <name>" where it is none of ours.
+  // Failure of the step kPinned where it is none of ours.
   static Plan Pinned(const std::string& pins);
 
   // Since when the counts run, in ms since 1970: from `now` on, or, where they were
@@ -155,7 +122,7 @@ class Session {
   // which would live on, too; changes nothing. To be called again where Programs says ESTALE:
   // what is pinned has new programs when its agent is started again, and the same maps.
   // ESRCH where nobody counts there any more; EINVAL where the maps are of another version; of
-  // the step "slot <entry>" ESTALE where an entry calls nothing: it is about to, or somebody
+  // the step kSlot ESTALE where an entry calls nothing: it is about to, or somebody
   // has emptied its slot.
   void Follow();
 

@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "session.h"
+#include "failure.h"
 
 namespace execve_counter {
 namespace {
@@ -36,7 +36,7 @@ auto FromEntry(Look look, Take take) -> std::optional<decltype(take(passwd{}))> 
   if (error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM) {
     return std::nullopt;
   }
-  throw Failure("user", error);
+  throw Failure(Step::kUser, error);
 }
 
 Account AccountOf(const passwd& entry) { return {entry.pw_uid, entry.pw_gid}; }
@@ -87,7 +87,7 @@ Names* StartNames() try {
   std::thread(AnswerAll, names.get()).detach();
   return names.release();
 } catch (const std::system_error& error) {
-  throw Failure("user", error.code().value());
+  throw Failure(Step::kUser, error.code().value());
 }
 
 }  // namespace
@@ -113,7 +113,7 @@ Name UserName(uid_t uid, std::chrono::milliseconds patience) {
   };
   if (!names->answered.wait_for(lock, patience, there)) return std::nullopt;
   const Answer answer = *names->answers.extract(uid).mapped();
-  if (answer.error) throw Failure("user", answer.error);
+  if (answer.error) throw Failure(Step::kUser, answer.error);
   return std::make_optional(answer.name);
 }
 

@@ -2,7 +2,7 @@
 //
 // Accounts by getpwnam_r(3) and getpwuid_r(3), that is, from /etc/passwd or wherever
 // /etc/nsswitch.conf sends: a look-up in a directory service may take its time. Nothing
-// where there is no such account; a Failure of the step "user" where nobody can tell.
+// where there is no such account; a Failure of the step kUser where nobody can tell.
 // Thread-safe.
 #ifndef EXECVE_COUNTER_USERS_H_
 #define EXECVE_COUNTER_USERS_H_

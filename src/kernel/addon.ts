@@ -5,7 +5,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { ProgramStats } from "../counts/snapshot.ts";
-import { explainAddon } from "./explain.ts";
+import { explainAddon, type Step } from "./explain.ts";
 
 /**
  * What was built here goes before what the package brings. Looked for at once: who has given
@@ -87,9 +87,10 @@ export interface Failures {
   unfollowed: bigint;
 }
 
-/** What a Session throws: what was being done, and a positive errno. */
+/** What the addon throws: what was being done, to what ("" for nothing), and a positive errno. */
 export interface NativeError extends Error {
-  step: string;
+  step: Step;
+  subject: string;
   errno: number;
 }
 

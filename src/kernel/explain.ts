@@ -2,9 +2,20 @@
 import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
 import { hasCapabilities } from "./capabilities.ts";
 
-/** What the addon reports: see Failure in native/session.h. */
+/** What was being done: see Step in native/failure.h. */
+export const STEPS = [
+  ...(["open", "load", "attach", "mount", "tracefs", "tracepoint", "perf_event"] as const),
+  ...(["pin", "pinned", "slot", "lock", "find", "adopt", "follow"] as const),
+  ...(["lookup", "update", "delete", "read", "settle", "info", "user", "notify"] as const),
+  ...(["seccomp", "setgroups", "setresgid", "setresuid", "capset", "threads"] as const),
+] as const;
+export type Step = (typeof STEPS)[number];
+
+/** What the addon reports: see Failure in native/failure.h. */
 export interface KernelFailure {
-  step: string;
+  step: Step;
+  /** The program's, map's or pin's name, or "". */
+  subject: string;
   /** The errno's name: "EPERM". */
   code: string;
   /** The line of libbpf's messages that tells most, where there is one. */
@@ -41,14 +52,15 @@ const USE_RAW = "count by the raw hook, which needs none: --attempts raw";
 
 /** Puts a failure of the kernel or of libbpf into a user's words. */
 export function explain(failure: KernelFailure, here: Circumstances): UserError {
-  const { step, code } = failure;
+  const { step, subject, code } = failure;
+  const doing = subject ? `${step} ${subject}` : step;
   const because = failure.detail ? `${code}: ${failure.detail}` : code;
   const unable = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.unable);
   const failed = (what: string, remedy: string) => new UserError(what, remedy, ExitCode.failed);
 
   if (code === "EMFILE" || code === "ENFILE" || code === "ENOMEM") {
     return failed(
-      `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${step}: ${code})`,
+      `out of ${code === "ENOMEM" ? "memory" : "file descriptors"} (${doing}: ${code})`,
       code === "ENOMEM"
         ? "free memory, or raise the memory limit of the control group it runs in"
         : code === "EMFILE"
@@ -67,8 +79,8 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
           ? "let the user that the meter runs as read it, with chgrp and chmod"
           : "build it again (make build), or install execve-counter again",
       );
-    case "mount tracefs":
-      return unable(`tracefs is not mounted, nor can it be privately (${code})`, USE_RAW);
+    case "mount":
+      return unable(`${subject} is not mounted, nor can it be privately (${code})`, USE_RAW);
     case "tracefs":
       return unable(`tracefs ${isDenied(code) ? "may not" : "cannot"} be read (${code})`, USE_RAW);
     case "tracepoint":
@@ -90,42 +102,41 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
           "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' kernels have it",
         );
       }
-  }
-  if (step === "lock") {
-    const path = here.pins ?? "/run/execve-counter.lock";
-    return failed(
-      `cannot lock ${path} (${code})`,
-      "see that whoever runs this may open it, or make it",
-    );
-  }
-  if (step.startsWith("pinned ")) {
-    if (code === "EROFS") return readOnly(here.pins);
-    return failed(
-      `what is pinned as ${step.slice(7)} is not what this meter would pin (${code})`,
-      `start the version that pinned it, or ${unpinIt(here.pins)}`,
-    );
-  }
-  if (step.startsWith("pin link_") && code === "EINVAL") {
-    return unable(
-      `this kernel cannot pin the link of a tracepoint (${step}: ${code})`,
-      "use --attempts raw, whose links every kernel can pin; tracepoints' can be from Linux 5.15 on",
-    );
+      break;
+    case "lock":
+      return failed(
+        `cannot lock ${here.pins ?? "/run/execve-counter.lock"} (${code})`,
+        "see that whoever runs this may open it, or make it",
+      );
+    case "pinned":
+      if (code === "EROFS") return readOnly(here.pins);
+      return failed(
+        `what is pinned as ${subject} is not what this meter would pin (${code})`,
+        `start the version that pinned it, or ${unpinIt(here.pins)}`,
+      );
+    case "pin":
+      // All else every kernel can pin.
+      if (code !== "EINVAL") break;
+      return unable(
+        `this kernel cannot pin the link of a tracepoint (${doing}: ${code})`,
+        "use --attempts raw, whose links every kernel can pin; tracepoints' can be from Linux 5.15 on",
+      );
   }
   if (code === "ENOSYS") {
     return unable(
-      `this kernel has no BPF (${step}: ${code})`,
+      `this kernel has no BPF (${doing}: ${code})`,
       "boot a kernel with CONFIG_BPF_SYSCALL=y, or leave the sandbox that hides bpf(2)",
     );
   }
   if (code === "EPERM" && (step === "update" || step === "delete")) {
     return failed(
-      `the map of counters is frozen: it can be read, but not edited (${step}: ${code})`,
+      `the map of counters is frozen: it can be read, but not edited (${doing}: ${code})`,
       `start the meter again; where it is pinned, first ${unpinIt(here.pins)}`,
     );
   }
   if (isDenied(code) && ["find", "adopt", "follow"].includes(step)) {
     return unable(
-      `not permitted to look for the running meter (${step}: ${code})`,
+      `not permitted to look for the running meter (${doing}: ${code})`,
       here.nested ? ONLY_NESTED : ROOT_FINDS,
     );
   }
@@ -142,13 +153,13 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       hasCapabilities(here.capabilities, "CAP_SYS_ADMIN") ||
       hasCapabilities(here.capabilities, "CAP_BPF", "CAP_PERFMON");
     return unable(
-      `not permitted to use BPF (${step}: ${code})`,
+      `not permitted to use BPF (${doing}: ${code})`,
       here.nested ? ONLY_NESTED : capable ? BANNED : ALL_CAPABILITIES,
     );
   }
-  if (step === "load" || step === "perf_event" || step.startsWith("attach ")) {
+  if (step === "load" || step === "perf_event" || step === "attach") {
     return unable(
-      `the kernel refuses the program (${step}: ${because})`,
+      `the kernel refuses the program (${doing}: ${because})`,
       "run again with --log.level debug and report what it prints",
     );
   }
@@ -160,7 +171,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     );
   }
   return failed(
-    `the counters cannot be used (${step}: ${because})`,
+    `the counters cannot be used (${doing}: ${because})`,
     "start the meter again; if this repeats, report it with the output of --log.level debug",
   );
 }

@@ -13,7 +13,7 @@ import {
   type MapInfo,
   type Session,
 } from "./addon.ts";
-import { unpinIt } from "./explain.ts";
+import { type Step, unpinIt } from "./explain.ts";
 import { type Pins, preparePins, unpin } from "./pins.ts";
 import { reportsTracepointMisses } from "./release.ts";
 import { lock, mountBpffs, withSession } from "./session.ts";
@@ -95,8 +95,8 @@ export function openKernel(options: KernelOptions): Kernel {
     // Not where it is out of reach for want of memory or file descriptors.
     const unable = error instanceof UserError && error.exitCode === ExitCode.unable;
     if (!unable || !isNativeError(error.cause)) throw error;
-    if (!["mount tracefs", "tracefs", "tracepoint", "perf_event"].includes(error.cause.step))
-      throw error;
+    const steps: Step[] = ["mount", "tracefs", "tracepoint", "perf_event"];
+    if (!steps.includes(error.cause.step)) throw error;
     return open("raw", error.message);
   }
 }

@@ -88,6 +88,7 @@ export function translate(
   const explained = explain(
     {
       step: error.step,
+      subject: error.subject,
       code: getSystemErrorName(-error.errno),
       detail: (verdict ?? first)?.replace(/^libbpf: /, ""),
       verdict: verdict !== undefined,

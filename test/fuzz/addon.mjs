@@ -154,7 +154,7 @@ const METHODS = {
   programs: {
     needs: "tables",
     // Pinned, a program is in its slot once it is attached.
-    fails: ({ pins, followed }) => (pins && /^slot /) || (followed && /^follow$/),
+    fails: ({ pins, followed }) => (pins && /^slot$/) || (followed && /^follow$/),
     right: (rows, { programs, followed }) =>
       (followed || `${rows.map(({ name }) => name)}` === `${programs}`) &&
       rows.every(({ runCount, runTime, misses }) => [runCount, runTime, misses].every(isU64)),
@@ -170,7 +170,7 @@ const METHODS = {
   settle: {},
   pinned: {
     args: [text(PINS, "pins", "missing/file")],
-    fails: () => /^pinned /,
+    fails: () => /^pinned$/,
     right: ({ flags, rows }) => areFlags(flags) && isU32(rows),
   },
   mountBpffs: { args: [text("mounts", "file", "missing/file")], fails: () => /^mount$/ },
@@ -295,7 +295,7 @@ function kindOf(error, step) {
   if (error instanceof TypeError) return "type";
   if (error.code === "ERR_SESSION_STATE") return "state";
   // A tracepoint has room for 64 programs, of everybody's.
-  if (error.errno === E2BIG && error.step.startsWith("attach ")) return "native";
+  if (error.errno === E2BIG && error.step === "attach") return "native";
   if (error.errno > 0 && step && step.test(error.step)) return "native";
   return error.stack + JSON.stringify(error);
 }

@@ -46,8 +46,8 @@ function thrown(call: () => unknown) {
   try {
     call();
   } catch (error) {
-    const { name, code, step, errno } = error as Record<string, unknown>;
-    return { name, code, step, errno };
+    const { name, code, step, subject, errno } = error as Record<string, unknown>;
+    return { name, code, step, subject, errno };
   }
   throw new Error("nothing was thrown");
 }

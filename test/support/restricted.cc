@@ -18,8 +18,8 @@
 #include <future>
 #include <thread>
 
+#include "../../native/failure.h"
 #include "../../native/privileges.h"
-#include "../../native/session.h"
 
 namespace
 {

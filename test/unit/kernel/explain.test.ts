@@ -1,6 +1,13 @@
 import { expect, test } from "vitest";
 import { ExitCode } from "../../../src/base/errors.ts";
-import { type Circumstances, explain, explainAddon } from "../../../src/kernel/explain.ts";
+import {
+  type Circumstances,
+  explain,
+  explainAddon,
+  STEPS,
+  type Step,
+} from "../../../src/kernel/explain.ts";
+import { readProjectFile } from "../../support/files.ts";
 
 const ROOT: Circumstances = {
   capabilities: (1n << 41n) - 1n,
@@ -10,6 +17,11 @@ const ROOT: Circumstances = {
   object: "/x/counter.o",
 };
 const NOBODY: Circumstances = { ...ROOT, capabilities: 0n };
+
+test("the steps are those that the addon knows", () => {
+  const names = readProjectFile("native/failure.h").matchAll(/return "(\w+)";/g);
+  expect([...names].map(([, name]) => name).sort()).toEqual([...STEPS].sort());
+});
 
 test.each([
   ["open", "ENOENT", ROOT, ExitCode.failed, "missing: /x/counter.o", "make build"],
@@ -36,13 +48,15 @@ test.each([
   ["tracefs", "EACCES", NOBODY, ExitCode.unable, "may not be read", "--attempts raw"],
   ["tracefs", "EPERM", ROOT, ExitCode.unable, "may not be read", "--attempts raw"],
   ["tracefs", "EIO", ROOT, ExitCode.unable, "cannot be read", "--attempts raw"],
-  ["mount tracefs", "EPERM", NOBODY, ExitCode.unable, "not mounted", "--attempts raw"],
+  ["mount tracefs", "EPERM", NOBODY, ExitCode.unable, "tracefs is not mounted", "--attempts raw"],
   ["mount tracefs", "ENOSYS", ROOT, ExitCode.unable, "not mounted", "--attempts raw"],
   ["tracepoint", "ENOENT", ROOT, ExitCode.unable, "no tracepoints", "--attempts raw"],
   ["perf_event", "EACCES", NOBODY, ExitCode.unable, "may not be opened", "--attempts raw"],
   ["perf_event", "ENOSYS", ROOT, ExitCode.unable, "no perf events", "--attempts raw"],
   ["perf_event", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
-  ["attach count_exec", "EINVAL", ROOT, ExitCode.unable, "refuses", "--log.level debug"],
+  ["attach count_exec", "EINVAL", ROOT, ExitCode.unable, "(attach count_exec: EINVAL)", "debug"],
+  ["pin link_x", "EINVAL", ROOT, ExitCode.unable, "link of a tracepoint (pin link_x: E", "raw"],
+  ["pin execs", "EPERM", NOBODY, ExitCode.unable, "not permitted to use BPF (pin execs", "CAP_BPF"],
   ["update", "E2BIG", ROOT, ExitCode.usage, "no room", "4096"],
   ["update", "EPERM", ROOT, ExitCode.failed, "frozen", "start the meter again"],
   ["delete", "EPERM", ROOT, ExitCode.failed, "frozen", "start the meter again"],
@@ -54,8 +68,9 @@ test.each([
   ["load", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
   ["load", "ENOMEM", ROOT, ExitCode.failed, "out of memory", "control group"],
   ["read", "EINVAL", ROOT, ExitCode.failed, "cannot be used", "again"],
-] as const)("%s: %s", (step, code, here, exitCode, what, remedy) => {
-  const error = explain({ step, code, detail: undefined }, here);
+] as const)("%s: %s", (doing, code, here, exitCode, what, remedy) => {
+  const [step, subject = ""] = doing.split(" ") as [Step, string?];
+  const error = explain({ step, subject, code, detail: undefined }, here);
   expect(error.exitCode).toBe(exitCode);
   expect(error.message).toContain(what);
   expect(error.remedy).toContain(remedy);
@@ -63,15 +78,16 @@ test.each([
 });
 
 test("what the verifier refuses with EACCES is no want of privileges", () => {
-  const failure = { step: "load", code: "EACCES", detail: "R1 invalid mem access", verdict: true };
-  const error = explain(failure, ROOT);
+  const detail = "R1 invalid mem access";
+  const error = explain({ step: "load", subject: "", code: "EACCES", detail, verdict: true }, ROOT);
   expect(error.message).toBe(
     "the kernel refuses the program (load: EACCES: R1 invalid mem access)",
   );
 });
 
 test("what libbpf said is part of the line", () => {
-  const error = explain({ step: "load", code: "EINVAL", detail: "invalid mem access" }, ROOT);
+  const detail = "invalid mem access";
+  const error = explain({ step: "load", subject: "", code: "EINVAL", detail }, ROOT);
   expect(error.message).toContain("invalid mem access");
 });
 
