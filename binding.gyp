@@ -4,10 +4,23 @@
       "target_name": "execve_counter",
       "sources": [
         "native/addon.cc",
+        "native/arguments.cc",
+        "native/counters.cc",
+        "native/follower.cc",
+        "native/follower_wrap.cc",
+        "native/hash.cc",
+        "native/inspect.cc",
+        "native/lock.cc",
+        "native/object.cc",
+        "native/pins.cc",
         "native/privileges.cc",
         "native/service.cc",
         "native/session.cc",
-        "native/users.cc"
+        "native/session_wrap.cc",
+        "native/tables.cc",
+        "native/tracepoint.cc",
+        "native/users.cc",
+        "native/values.cc"
       ],
       "dependencies": ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"],
       "defines": [

@@ -24,34 +24,13 @@ export interface MapInfo {
 }
 
 /**
- * One loaded copy of the BPF object; native/session.h says what each method does.
- * Methods throw a NativeError where the kernel or libbpf fails, a TypeError for a
- * wrong argument, and an Error with code ERR_SESSION_STATE when called out of
- * order, a second close() included.
+ * What a session and a follower have alike; native/ says what each method does. Methods throw
+ * a NativeError where the kernel or libbpf fails, a TypeError for a wrong argument, and an
+ * Error with code ERR_SESSION_STATE when called out of order, a second close() included.
  */
-export interface Session {
-  /**
-   * @param flags the labels to break execs down by; "cgroup_v1" where the containers'
-   *   cgroups are those of the pids controller; "failures" where calls are followed to their
-   *   ends; "no_attempts" where they are not counted where they enter
-   * @param rows that the table of execs has room for; 2 by default
-   * @param pins the directory in bpffs to pin everything in; undefined for none
-   * @param adopt what is pinned there, rather than to pin anew
-   */
-  load(programs: string[], flags?: string[], rows?: number, pins?: string, adopt?: boolean): void;
-  /** A lock on a file or directory for as long as the session is open; EWOULDBLOCK. */
+export interface Tables {
+  /** A lock on a file or directory for as long as this is open; EWOULDBLOCK. */
   lock(path: string): void;
-  /**
-   * Since when the counts run, in ms since 1970: `now`, or, where they are adopted, what
-   * was said at first. To be called before anything is attached. Where another session is
-   * followed, when its programs were loaded.
-   */
-  begin(now: number): number;
-  /** Takes another session's counters, by the map's id. */
-  adopt(mapId: number): void;
-  /** Then finds what else that session has, to be read; once more where programs() says ESTALE. */
-  follow(): void;
-  attach(program: string): void;
   lookup(key: string): bigint | undefined;
   update(key: string, value: bigint): void;
   /** Puts a key there at 0; false where it is there, and keeps its count. */
@@ -60,12 +39,50 @@ export interface Session {
   readCounters(): [key: string, value: bigint][];
   readExecs(): Execs;
   readFailures(): Failures;
-  /** Of the loaded programs. */
+  /**
+   * Since when the counts run, in ms since 1970. A session's: `now`, or, where they are
+   * adopted, what was said at first; to be called before anything is attached. A follower's:
+   * when the programs were loaded, where it is `now`.
+   */
+  begin(now: number): number;
+  /** Of the programs that count. */
   programs(): (ProgramStats & { misses: bigint })[];
   maps(): MapInfo[];
   /** As they were given to load(). */
   flags(): string[];
   close(): void;
+}
+
+/** One loaded copy of the BPF object: see native/session.h. */
+export interface Session extends Tables {
+  /** Once. All but this, lock() and close() are for what is loaded. */
+  load(options: LoadOptions): void;
+  attach(program: string): void;
+}
+
+export interface LoadOptions {
+  programs: readonly string[];
+  /**
+   * The labels to break execs down by; "cgroup_v1" where the containers' cgroups are those of
+   * the pids controller; "failures" where calls are followed to their ends; "no_attempts"
+   * where they are not counted where they enter.
+   */
+  flags?: readonly string[] | undefined;
+  /** That the table of execs has room for; 2 by default. */
+  rows?: number | undefined;
+  /** A directory in bpffs to pin everything in. */
+  pins?: string | undefined;
+  /** What is pinned there, rather than to pin anew. */
+  adopt?: boolean | undefined;
+}
+
+/** Another's meter, whose counters can be edited: see native/follower.h. */
+export interface Follower extends Tables {
+  /**
+   * Finds what else that meter has, to be read: before that there are counters only. Once more
+   * where programs() says ESTALE.
+   */
+  follow(): void;
 }
 
 /** The rows of the table of execs, column by column; what it is not keyed by is "" or 0. */
@@ -94,15 +111,27 @@ export interface NativeError extends Error {
   errno: number;
 }
 
+/** Receives libbpf's messages. */
+export type NativeLog = (level: string, message: string) => void;
+
 export interface Addon {
   /** Of an object file, by its path or as it was read. */
   Session: new (
     object: string | Uint8Array,
-    log: (level: string, message: string) => void,
+    log: NativeLog,
   ) => Session;
+  /**
+   * Takes another session's counters, by the map's id. Of the object file nothing is loaded: it
+   * says what the programs are called.
+   */
+  Follower: new (
+    object: string | Uint8Array,
+    log: NativeLog,
+    mapId: number,
+  ) => Follower;
   /** The ids of the maps of counters that loaded programs count in. */
   findCounters(): number[];
-  /** Waits until every program has ended that runs now; see Session::Settle. */
+  /** Waits until every program has ended that runs now; see Counters::Settle. */
   settle(): void;
   /** How what is pinned there counts: `flags` and `rows` as load() was given them. */
   pinned(pins: string): { flags: string[]; rows: number };

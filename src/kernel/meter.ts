@@ -12,6 +12,7 @@ import {
   isNativeError,
   type MapInfo,
   type Session,
+  type Tables,
 } from "./addon.ts";
 import { type Step, unpinIt } from "./explain.ts";
 import { type Pins, preparePins, unpin } from "./pins.ts";
@@ -86,7 +87,7 @@ export function openKernel(options: KernelOptions): Kernel {
     withSession(
       options.log,
       (session, addon) => ({ fallback, ...start(session, addon, hook, options) }),
-      { pins: options.pin },
+      options.pin,
     );
   if (options.attempts === "raw") return open("raw");
   try {
@@ -154,7 +155,7 @@ function start(
   let startTime: Date;
   try {
     if (pins?.adopt) requireSame(pins, addon.pinned(pins.path), programs, flags, rows, options);
-    session.load(programs, flags, rows, pins?.path, pins?.adopt);
+    session.load({ programs, flags, rows, pins: pins?.path, adopt: pins?.adopt });
     startTime = new Date(session.begin(Date.now()));
     // Keys that were there may just have been removed.
     if (pins?.adopt) addon.settle();
@@ -226,18 +227,18 @@ function requireSame(
 }
 
 /**
- * How a session is read that has its tables.
+ * How a meter is read.
  *
  * @param attempts the program that counts attempts; undefined where they are not counted
  */
 export function reading(
-  session: Session,
+  tables: Tables,
   addon: Addon,
   by: readonly Label[],
   failures: boolean,
   attempts: string | undefined,
 ): Omit<Meter, "startTime"> {
-  const maps = session.maps();
+  const maps = tables.maps();
   const userName = userNames(addon.userName);
   // Starts the thread that asks: whom the agent becomes may not be able to have one more.
   if (by.includes("user")) userName(0);
@@ -245,19 +246,19 @@ export function reading(
     ...{ attempts: attempts !== undefined, by, headlineProgram: attempts ?? "count_exec" },
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
-    readCounters: () => session.readCounters(),
-    readExecs: () => session.readExecs(),
-    readFailures: () => (failures ? session.readFailures() : undefined),
+    readCounters: () => tables.readCounters(),
+    readExecs: () => tables.readExecs(),
+    readFailures: () => (failures ? tables.readFailures() : undefined),
     userName,
-    programs: () => programsOf(session),
-    close: () => session.close(),
+    programs: () => programsOf(tables),
+    close: () => tables.close(),
   };
 }
 
 /** The programs, with no number of misses where the kernel does not keep it. */
-export function programsOf(session: Session): ProgramStats[] {
+export function programsOf(tables: Tables): ProgramStats[] {
   const reported = reportsTracepointMisses(release());
-  return session
+  return tables
     .programs()
     .map((program) =>
       program.hook.startsWith("tracepoint/") && !reported
@@ -280,7 +281,7 @@ export function unpinKernel(directory: string, log: (line: string) => void): str
     session.close();
     return removed;
   };
-  return withSession(log, work, { pins: directory });
+  return withSession(log, work, directory);
 }
 
 /**

@@ -4,9 +4,9 @@ import { constants } from "node:os";
 import { ExitCode, UserError } from "../base/errors.ts";
 import { LABELS } from "../counts/labels.ts";
 import type { ProgramStats } from "../counts/snapshot.ts";
-import { type Addon, isNativeError, loadAddon, type Session } from "./addon.ts";
+import { type Addon, type Follower, isNativeError, loadAddon } from "./addon.ts";
 import { type Meter, PROGRAMS, programsOf, reading } from "./meter.ts";
-import { OBJECT, translate, translated, withSession } from "./session.ts";
+import { OBJECT, translate, translated, withFollower } from "./session.ts";
 
 let objectRead: Uint8Array | undefined;
 
@@ -52,11 +52,10 @@ export interface RunningMeter extends Meter {
  * @throws UserError where it cannot be read
  */
 export function openRunningMeter(mapId: number, log: (line: string) => void): RunningMeter {
-  const follow = (session: Session, addon: Addon): RunningMeter => {
-    session.adopt(mapId);
-    session.follow();
-    const flags = session.flags();
-    let programs = programsOf(session);
+  const follow = (follower: Follower, addon: Addon): RunningMeter => {
+    follower.follow();
+    const flags = follower.flags();
+    let programs = programsOf(follower);
     let ended = false;
     const attempts = Object.values(PROGRAMS)
       .map((hook) => hook.attempts[0])
@@ -64,14 +63,14 @@ export function openRunningMeter(mapId: number, log: (line: string) => void): Ru
     const counted = flags.includes("no_attempts") ? undefined : attempts;
     const by = LABELS.filter((label) => flags.includes(label));
     return {
-      ...reading(session, addon, by, flags.includes("failures"), counted),
-      startTime: new Date(session.begin(Date.now())),
+      ...reading(follower, addon, by, flags.includes("failures"), counted),
+      startTime: new Date(follower.begin(Date.now())),
       get ended() {
         return ended;
       },
       programs: () => {
         try {
-          programs = followed(session);
+          programs = followed(follower);
           ended = false;
         } catch (error) {
           if (!isFollow(error, "ESRCH")) throw isNativeError(error) ? translate(error, []) : error;
@@ -83,17 +82,17 @@ export function openRunningMeter(mapId: number, log: (line: string) => void): Ru
   };
   // For the next one, which may start when the file can be read no more.
   if (!objectRead && existsSync(OBJECT)) objectRead = readFileSync(OBJECT);
-  return withSession(log, follow, { object: objectRead });
+  return withFollower(mapId, log, follow, objectRead);
 }
 
-/** The programs of a session that is followed, which may have become others. */
-function followed(session: Session): ProgramStats[] {
+/** The programs of a meter that is followed, which may have become others. */
+function followed(follower: Follower): ProgramStats[] {
   try {
-    return programsOf(session);
+    return programsOf(follower);
   } catch (error) {
     if (!isFollow(error, "ESTALE")) throw error;
-    session.follow();
-    return programsOf(session);
+    follower.follow();
+    return programsOf(follower);
   }
 }
 

@@ -4,7 +4,16 @@ import { constants } from "node:os";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import type { UserError } from "../base/errors.ts";
-import { type Addon, isNativeError, loadAddon, type NativeError, type Session } from "./addon.ts";
+import {
+  type Addon,
+  type Follower,
+  isNativeError,
+  loadAddon,
+  type NativeError,
+  type NativeLog,
+  type Session,
+  type Tables,
+} from "./addon.ts";
 import {
   effectiveCapabilities,
   fileOrNothing,
@@ -19,23 +28,40 @@ export const OBJECT = join(__dirname, "../../dist/execve_counter.bpf.o");
 export function withSession<Result>(
   log: (line: string) => void,
   use: (session: Session, addon: Addon) => Result,
-  {
-    object = OBJECT,
-    pins,
-  }: { object?: string | Uint8Array | undefined; pins?: string | undefined } = {},
+  pins?: string,
+): Result {
+  const open = (addon: Addon, log: NativeLog) => new addon.Session(OBJECT, log);
+  return withOpen(log, open, use, pins);
+}
+
+/** Opens a follower of the meter that has this map of counters, likewise. */
+export function withFollower<Result>(
+  mapId: number,
+  log: (line: string) => void,
+  use: (follower: Follower, addon: Addon) => Result,
+  object: string | Uint8Array = OBJECT,
+): Result {
+  return withOpen(log, (addon, log) => new addon.Follower(object, log, mapId), use);
+}
+
+function withOpen<Opened extends Tables, Result>(
+  log: (line: string) => void,
+  open: (addon: Addon, log: NativeLog) => Opened,
+  use: (opened: Opened, addon: Addon) => Result,
+  pins?: string,
 ): Result {
   const addon = loadAddon();
   const complaints: string[] = [];
   const work = () => {
-    const session = new addon.Session(object, (level, message) => {
+    const opened = open(addon, (level, message) => {
       const lines = message.trimEnd().split("\n");
       if (level === "warn") complaints.push(...lines);
       for (const line of lines) log(line);
     });
     try {
-      return use(session, addon);
+      return use(opened, addon);
     } catch (error) {
-      session.close();
+      opened.close();
       throw error;
     }
   };
@@ -43,9 +69,9 @@ export function withSession<Result>(
 }
 
 /** False where somebody else has the lock. */
-export function lock(session: Session, path: string): boolean {
+export function lock(tables: Tables, path: string): boolean {
   try {
-    session.lock(path);
+    tables.lock(path);
     return true;
   } catch (error) {
     if (isNativeError(error) && error.errno === constants.errno.EWOULDBLOCK) return false;

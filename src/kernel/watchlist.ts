@@ -4,8 +4,8 @@ import { ExitCode, UserError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { printable } from "../base/text.ts";
 import { watchedCounts, watchKey } from "../counts/abi.ts";
-import { chooseMeter } from "./running.ts";
-import { lock, translated, withSession } from "./session.ts";
+import { chooseMeter, findMeters } from "./running.ts";
+import { lock, translated, withFollower } from "./session.ts";
 
 const LOCK = "/run/execve-counter.lock";
 
@@ -111,17 +111,14 @@ interface LiveCounters {
  * @throws UserError where there is none, more than one, or no permission to look
  */
 function openLiveCounters(mapId: number | undefined, log: (line: string) => void): LiveCounters {
-  return withSession(log, (session, addon) => {
-    const id = chooseMeter(addon.findCounters(), mapId);
-    session.adopt(id);
-    return {
-      mapId: id,
-      lock: (path) => translated([], () => lock(session, path)),
-      read: () => translated([], () => session.readCounters()),
-      settle: () => translated([], () => addon.settle()),
-      insert: (key) => translated([], () => session.insert(key)),
-      remove: (key) => translated([], () => session.remove(key)),
-      close: () => session.close(),
-    };
-  });
+  const id = chooseMeter(findMeters(), mapId);
+  return withFollower(id, log, (follower, addon) => ({
+    mapId: id,
+    lock: (path) => translated([], () => lock(follower, path)),
+    read: () => translated([], () => follower.readCounters()),
+    settle: () => translated([], () => addon.settle()),
+    insert: (key) => translated([], () => follower.insert(key)),
+    remove: (key) => translated([], () => follower.remove(key)),
+    close: () => follower.close(),
+  }));
 }

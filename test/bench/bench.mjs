@@ -24,7 +24,7 @@ const storm = (...args) =>
 
 function load(object, programs, keys = ["execve_counter", "execveat_counter"]) {
   const session = new Session(object, () => {});
-  session.load(programs);
+  session.load({ programs });
   for (const key of keys) session.insert(key);
   for (const program of programs) session.attach(program);
   return session;
@@ -164,7 +164,7 @@ async function nsPerStart() {
     (by, watched, program = "count_exec") =>
     () => {
       const session = new Session(BASELINE, () => {});
-      session.load([program], by, 1024);
+      session.load({ programs: [program], flags: by, rows: 1024 });
       for (let i = 0; i < watched; i++) session.insert(i === 0 ? "comm:tiny" : `comm:${i}`);
       session.attach(program);
       start();

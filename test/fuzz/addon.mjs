@@ -1,6 +1,6 @@
 // One process of make fuzz: calls the addon in random order with arguments right and wrong, in
 // the main thread and in workers that are ended at any moment. Whatever is called returns what
-// src/kernel/meter.ts says, or throws what that says.
+// src/kernel/addon.ts says, or throws what that says.
 import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import { constants } from "node:os";
@@ -24,7 +24,7 @@ const seed = isMainThread ? Number(process.argv[2]) : workerData.seed;
 /** Sequences and calls, of all threads. */
 const tally = isMainThread ? new Float64Array(new SharedArrayBuffer(16)) : workerData.tally;
 const addon = createRequire(import.meta.url)(path("build/fuzz/build/Release/execve_counter.node"));
-const { Session } = addon;
+const { Session, Follower } = addon;
 const FROM_LOG = new Error("from the log");
 /** What should not have been; the addon may be between here and who could catch it. */
 const wrong = [];
@@ -46,7 +46,9 @@ const junk = fc.oneof(
   fc.constantFrom("", "\0", "count_exec\0", "\ud800", "x".repeat(64), "x".repeat(1e5)),
   fc.string({ unit: "binary" }).map((text) => text.replaceAll("/", "_")),
   fc.array(fc.constantFrom("count_exec", "count_exec\0", 1, undefined)),
-  fc.constantFrom("reader", "coerced", "proxy", "sparse", "detached").map((kind) => new Made(kind)),
+  fc
+    .constantFrom("reader", "coerced", "proxy", "sparse", "detached", "options")
+    .map((kind) => new Made(kind)),
 );
 const mostly = (right) =>
   fc.oneof({ weight: 15, arbitrary: right }, { weight: 1, arbitrary: junk });
@@ -55,6 +57,7 @@ const optional = ({ value, fits }) => ({
   value: fc.option(value, { nil: undefined, freq: 1 }),
   fits: (given) => given === undefined || fits(given),
 });
+const isBoolean = (value) => typeof value === "boolean";
 const isText = (value) => typeof value === "string" && !value.includes("\0");
 const isTexts = (value) => Array.isArray(value) && value.every(isText);
 const areFlags = (value) => isTexts(value) && value.every((flag) => FLAGS.includes(flag));
@@ -65,6 +68,37 @@ const text = (...values) => argument(fc.constantFrom(...values), isText);
 const key = argument(fc.constantFrom("a", "b", "ä", "\ud800", "x".repeat(63)), isKey);
 const directory = text("file", PINS, "pins", ".", "missing/file");
 
+/** What load() may be given by name. */
+const OPTIONS = {
+  programs: argument(
+    fc.oneof(
+      { weight: 4, arbitrary: fc.subarray(PROGRAMS) },
+      { weight: 1, arbitrary: fc.constant(new Made("reader")) },
+    ),
+    isTexts,
+  ),
+  flags: optional(argument(fc.subarray(FLAGS), areFlags)),
+  rows: optional(argument(fc.constantFrom(2, 16, 4096), (rows) => isU32(rows) && rows >= 2)),
+  pins: optional(argument(fc.constant(PINS), (pins) => isText(pins) && pins !== "")),
+  adopt: optional(argument(fc.constantFrom(false, false, false, true), isBoolean)),
+};
+const known = each(OPTIONS, ({ value }) => value);
+const record = (options) => fc.record(options, { requiredKeys: ["programs", "flags", "pins"] });
+const options = {
+  value: fc.oneof(
+    { weight: 15, arbitrary: record(known) },
+    { weight: 1, arbitrary: record({ ...known, row: junk }) },
+    { weight: 1, arbitrary: junk },
+    { weight: 1, arbitrary: fc.constant(new Made("options")) },
+  ),
+  fits: (given, values) =>
+    typeof given?.programs === "object" &&
+    Object.keys(given).every(
+      (name) => OPTIONS[name] && fitting(OPTIONS[name], given[name], values[name]),
+    ) &&
+    !(given.adopt && given.pins === undefined),
+};
+
 /**
  * The methods: what the session must be, the arguments, at which steps they may fail all the
  * same, and whether what they return is right, where that is not undefined.
@@ -72,29 +106,13 @@ const directory = text("file", PINS, "pins", ".", "missing/file");
 const METHODS = {
   load: {
     needs: "fresh",
-    args: [
-      argument(
-        fc.oneof(
-          { weight: 4, arbitrary: fc.subarray(PROGRAMS) },
-          { weight: 1, arbitrary: fc.constant(new Made("reader")) },
-        ),
-        isTexts,
-      ),
-      optional(argument(fc.subarray(FLAGS), areFlags)),
-      optional(argument(fc.constantFrom(2, 16, 4096), (rows) => isU32(rows) && rows >= 2)),
-      optional(text(PINS)),
-      { value: fc.constantFrom(undefined, undefined, undefined, true), fits: () => true },
-    ],
-    fails: (_, [programs, , , pins, adopt]) =>
-      (pins || adopt || !programs.every((name) => PROGRAMS.includes(name))) && /^(load|pin)/,
+    args: [options],
+    fails: (_, [{ programs, pins }]) =>
+      (pins || !programs.every((name) => PROGRAMS.includes(name))) && /^(load|pin|pinned)$/,
   },
-  adopt: {
-    needs: "fresh",
-    args: [argument(fc.constantFrom(0, 2 ** 32 - 1, new Made("map 0"), new Made("map 1")), isU32)],
-    fails: () => /^adopt$/,
-  },
-  // Only what counts execs is a whole meter; another may close the one that is followed.
-  follow: { needs: "adopted", fails: () => /^follow$/ },
+  // Only what counts execs is a whole meter; another may close the one that is followed, or
+  // have nothing yet in a slot.
+  follow: { needs: "counters", fails: () => /^(follow|slot)$/ },
   lock: { needs: "open", args: [directory], fails: () => /^lock$/ },
   begin: {
     needs: "tables",
@@ -104,15 +122,15 @@ const METHODS = {
         (now) => typeof now === "number" && now >= 0 && now < 9e15,
       ),
     ],
-    fails: ({ pins }) => pins && /^pin/,
+    fails: ({ pins }) => pins && /^(pin|pinned)$/,
     right: (value, { pins, followed }, [now]) =>
       value === Math.trunc(now) || ((pins || followed) && value >= 0),
   },
   attach: {
-    needs: "loaded",
+    needs: "tables",
     args: [text(...PROGRAMS)],
     fails: ({ pins, attached, programs }, [name]) =>
-      (pins || attached.has(name) || !programs.includes(name)) && /^(attach|load|pin)/,
+      (pins || attached.has(name) || !programs.includes(name)) && /^(attach|pin)$/,
   },
   lookup: {
     needs: "counters",
@@ -195,31 +213,47 @@ const METHODS = {
   restrict: {
     args: [{ value: fc.constantFrom("false", 0, 1n, null, undefined, {}), fits: () => false }],
   },
-  // How a session begins: constructed, as what, with what for a log.
-  new: {
+  // How each begins: constructed, as what, with what for a log, and a follower of which map.
+  newSession: construction(Session),
+  newFollower: construction(
+    Follower,
+    argument(
+      fc.oneof(
+        { weight: 1, arbitrary: fc.constantFrom(0, 2 ** 32 - 1) },
+        { weight: 4, arbitrary: fc.constantFrom(new Made("map 0"), new Made("map 1")) },
+      ),
+      isU32,
+    ),
+  ),
+};
+
+function construction(Class, ...more) {
+  return {
+    makes: Class,
     args: [
       text(...Array(9).fill(OBJECT), "missing", "."),
       argument(
         fc.constantFrom("quiet", "quiet", "calls", "calls", "throws"),
         (log) => typeof logOf(log) === "function",
       ),
-      { value: fc.constantFrom(Session, class extends Session {}, Object), fits: () => true },
+      { value: fc.constantFrom(Class, class extends Class {}, Object), fits: () => true },
+      ...more,
     ],
-    fails: (_, [file]) => file !== OBJECT && /^open$/,
+    fails: (_, [file]) => (file !== OBJECT && /^open$/) || (more.length > 0 && /^adopt$/),
     right: () => true,
-  },
-};
+  };
+}
 
 const slot = fc.nat({ max: 1 });
 const self = fc.oneof(
   { weight: 30, arbitrary: fc.constant("own") },
-  { weight: 1, arbitrary: fc.constantFrom("none", "proxy", "heir", "prototype") },
+  { weight: 1, arbitrary: fc.constantFrom("none", "proxy", "heir", "prototype", "foreign") },
 );
 /** Calls, each with another that is made by what runs JavaScript meanwhile. */
 const callsWith = (hook) =>
   fc.oneof(
     ...Object.entries(METHODS).map(([method, { args = [] }]) => ({
-      weight: { new: 3, load: 6, attach: 3 }[method] ?? 1,
+      weight: { newSession: 3, newFollower: 3, load: 6, attach: 3, follow: 3 }[method] ?? 1,
       arbitrary: fc.record({
         method: fc.constant(method),
         slot,
@@ -242,7 +276,22 @@ const hooks = fc.oneof(
 );
 const sequences = fc.array(callsWith(fc.option(hooks)), { maxLength: 60, size: "max" });
 
-/** The argument that `made` stands for. */
+/** Whether an argument is right that `value` stands for. */
+function fitting({ fits }, given, value) {
+  return value instanceof Made && typeof given === "object" ? false : fits(given, value);
+}
+
+/** The argument that a value stands for, or is, or has in it. */
+function made(value, sessions) {
+  if (value instanceof Made) return make(value, sessions);
+  if (value?.programs === undefined) return value;
+  return each(value, (option) => made(option, sessions));
+}
+
+function each(object, change) {
+  return Object.fromEntries(Object.entries(object).map(([name, value]) => [name, change(value)]));
+}
+
 function make({ kind }, sessions) {
   const run = () => during();
   if (kind === "reader") {
@@ -250,6 +299,13 @@ function make({ kind }, sessions) {
   }
   if (kind === "coerced") return { valueOf: run, toString: run, [Symbol.toPrimitive]: run };
   if (kind === "proxy") return new Proxy(["count_exec"], { get: run });
+  if (kind === "options") {
+    return {
+      get programs() {
+        return during() ?? ["count_exec"];
+      },
+    };
+  }
   if (kind === "sparse") return Array(2 ** 32 - 1);
   if (kind === "detached") {
     const array = new BigUint64Array(8);
@@ -271,23 +327,23 @@ function logOf(value) {
   return (typeof value === "string" && LOGS[value]) || value;
 }
 
-function construct(kind, [file, log, as]) {
-  if (kind !== "own") return Session(file, logOf(log));
-  return Reflect.construct(Session, [file, logOf(log)], as);
+function construct(Class, kind, [file, log, as, mapId]) {
+  if (kind !== "own") return Class(file, logOf(log));
+  return Reflect.construct(Class, [file, logOf(log), mapId], as);
 }
 
-function receiver(kind, session) {
+function receiver(kind, { session, Class }) {
   if (kind === "proxy") return new Proxy(session, {});
   if (kind === "heir") return Object.create(session);
-  return { own: session, prototype: Session.prototype }[kind];
+  return { own: session, foreign: session, prototype: Class.prototype }[kind];
 }
 
 /** Whether the session is what a method needs. */
-function isReady(needs, { closed, taken, loaded, adopted, followed } = {}) {
+function isReady(needs, { Class, closed, taken, loaded, followed } = {}) {
   if (needs === undefined) return true;
-  const counters = loaded || adopted;
+  const counters = loaded || Class === Follower;
   const tables = loaded || followed;
-  return !closed && { open: true, fresh: !taken, loaded, adopted, counters, tables }[needs];
+  return !closed && { open: true, fresh: !taken, counters, tables }[needs];
 }
 
 function kindOf(error, step) {
@@ -306,22 +362,30 @@ function call(op, sessions) {
   if (method === "gc") return gc();
   if (method === "drop") return delete sessions[slot];
   if (method === "unpin") return makePins();
-  const { needs, args = [], fails, right = (value) => value === undefined } = METHODS[method];
+  const {
+    needs,
+    args = [],
+    makes,
+    fails,
+    right = (value) => value === undefined,
+  } = METHODS[method];
   const session = sessions[slot];
   if (needs && !session) return;
+  if (session?.unsure && needs !== "open") return;
+  const other = session?.Class === Session ? Follower : Session;
+  const Class = op.self === "foreign" ? other : session?.Class;
+  // The other class has it.
+  if (needs && !Class.prototype[method]) return;
   tally[1]++;
 
-  const given = values.map((value) => (value instanceof Made ? make(value, sessions) : value));
+  const given = values.map((value) => made(value, sessions));
   // As the addon reads it.
   const read = given.map((value) => (typeof value === "string" ? value.toWellFormed() : value));
   // Whatever happens while an array is read, it is one of these.
-  const open = method === "load" && values.some((value) => value?.kind === "reader");
-  const own = op.self === "own" || (!needs && method !== "new");
-  const fit =
-    own &&
-    args.every(({ fits }, i) =>
-      values[i] instanceof Made && typeof given[i] === "object" ? false : fits(given[i]),
-    );
+  const [first] = method === "load" ? values : [];
+  const open = first?.kind === "options" || first?.programs?.kind === "reader";
+  const own = needs || makes ? op.self === "own" : true;
+  const fit = own && args.every((argument, i) => fitting(argument, given[i], values[i]));
   const ready = isReady(needs, session);
   const step = fit && ready && fails?.(session, read);
   const may = open
@@ -332,10 +396,15 @@ function call(op, sessions) {
         !fit && "type",
         own && !ready && "state",
       ];
-  const logs = ["new", "load", "attach"].includes(method);
-  if (logs && (session?.log === "throws" || method === "new")) may.push("log");
-  // Even a load that fails is one; the log may know before this does.
-  if (needs === "fresh" && fit && ready && !open) session.taken = true;
+  const logs = makes || ["load", "attach"].includes(method);
+  if (logs && (makes || session.log === "throws")) may.push("log");
+  // The log runs when all is done, and before this is told: what it may see is noted now.
+  if (fit && ready && !open) {
+    if (needs === "fresh") session.taken = true; // even where it fails
+    if (method === "load" && !step) noteLoaded(session, read[0]);
+    if (method === "load" && step) session.unsure = true;
+    if (method === "attach") session.attached.add(read[0]);
+  }
 
   let outcome;
   let value;
@@ -345,14 +414,15 @@ function call(op, sessions) {
     if (op.hook) call(op.hook, sessions);
   };
   try {
-    if (method === "new") value = construct(op.self, given);
+    if (makes) value = construct(makes, op.self, given);
     else if (!needs) value = addon[method](...given);
-    else value = Session.prototype[method].apply(receiver(op.self, session.session), given);
+    else value = Class.prototype[method].apply(receiver(op.self, session), given);
     outcome = right(value, session, read) ? "right" : "returned what it should not";
   } catch (error) {
-    outcome = kindOf(error, open ? /^(load|pin)/ : step);
+    outcome = kindOf(error, open ? /^(load|pin|pinned)$/ : step);
   }
   during = outer;
+  if (session) session.unsure = false;
   if (!may.includes(outcome)) {
     wrong.push(`${outcome}: ${fc.stringify(value)}\nof ${fc.stringify(op)}`);
   }
@@ -361,27 +431,30 @@ function call(op, sessions) {
 }
 
 /** What a call has changed. */
-function keep({ method, slot }, session, sessions, [first, second, , pins], value) {
-  if (method === "new") sessions[slot] = { session: value, log: second };
+function keep({ method, slot }, session, sessions, [first, second, , mapId], value) {
+  const { makes: Class } = METHODS[method];
+  if (Class) {
+    const counters = mapId && sessions.find((each) => each?.map === mapId)?.counters;
+    sessions[slot] = { session: value, Class, log: second, counters };
+  }
   if (method === "close") session.closed = true;
-  if (method === "attach") session.attached.add(first);
   if (method === "update") session.counters?.set(first, second);
   if (method === "insert" && value) session.counters?.set(first, 0n);
   if (method === "remove") session.counters?.delete(first);
-  if (method === "adopt") {
-    session.adopted = true;
-    session.counters = sessions.find((each) => each?.map === first)?.counters;
-  }
   if (method === "follow") session.followed = true;
   if (method === "load") {
-    Object.assign(session, { loaded: true, programs: [...first], pins, attached: new Set() });
-    // Others may write to what is pinned.
-    if (!pins) session.counters = new Map();
+    if (!session.loaded) noteLoaded(session, first);
     if (session.closed) return;
     const maps = Session.prototype.maps.call(session.session);
     session.map = maps.find(({ name }) => name === "execve_counter").id;
     fs.appendFileSync("maps", maps.map(({ id }) => `${id}\n`).join(""));
   }
+}
+
+function noteLoaded(session, { programs, pins }) {
+  Object.assign(session, { loaded: true, programs: [...programs], pins, attached: new Set() });
+  // Others may write to what is pinned.
+  if (!pins) session.counters = new Map();
 }
 
 function makePins() {
@@ -396,8 +469,8 @@ function fuzz(number, runs) {
     const sessions = [];
     for (const op of ops) call(op, sessions);
     // The other is left to the garbage collector.
-    const [{ session, closed } = {}] = sessions;
-    if (session && !closed) Session.prototype.close.call(session);
+    const [{ session, Class, closed } = {}] = sessions;
+    if (session && !closed) Class.prototype.close.call(session);
     await setImmediate(); // for what was collected, and for workers
     if (wrong.length > 0) throw new Error(wrong.splice(0).join("\n"));
   });

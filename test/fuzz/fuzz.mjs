@@ -64,16 +64,13 @@ async function drive() {
 
 /** A program holds its maps, and a link its program: without the maps all is gone. */
 async function expectGone(maps) {
-  const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
+  const { Follower } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
   const isLeft = (id) => {
-    const session = new Session(path("dist/execve_counter.bpf.o"), () => {});
     try {
-      session.adopt(id);
+      new Follower(path("dist/execve_counter.bpf.o"), () => {}, id).close();
       return true;
     } catch (error) {
       return error.errno !== constants.errno.ENOENT;
-    } finally {
-      session.close();
     }
   };
   // The kernel frees with a little delay.

@@ -3,12 +3,19 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { OTHER_UID } from "../../src/counts/abi.ts";
-import { loadAddon, type Session } from "../../src/kernel/addon.ts";
+import {
+  type Follower,
+  type LoadOptions,
+  loadAddon,
+  type Session,
+  type Tables,
+} from "../../src/kernel/addon.ts";
 import { projectPath } from "../support/files.ts";
 import { loadedBy, result, SLOW_NAMES, STORM, sh, until } from "../support/meter.ts";
 
 const {
   Session: NativeSession,
+  Follower: NativeFollower,
   findCounters,
   mountBpffs,
   pinned,
@@ -24,7 +31,7 @@ const ALL = [
 ];
 const U64_MAX = 2n ** 64n - 1n;
 
-let open: Session[] = [];
+let open: Tables[] = [];
 
 function newSession(
   object: string | Uint8Array = OBJECT,
@@ -35,10 +42,21 @@ function newSession(
   return session;
 }
 
-function loadedSession(): Session {
+function loadedSession(programs = ALL): Session {
   const session = newSession();
-  session.load(ALL);
+  session.load({ programs });
   return session;
+}
+
+/** The id of a session's map of that name. */
+function mapOf(session: Session, map = "execve_counter"): number {
+  return session.maps().find(({ name }) => name === map)?.id as number;
+}
+
+function newFollower(mapId: number): Follower {
+  const follower = new NativeFollower(OBJECT, () => {}, mapId);
+  open.push(follower);
+  return follower;
 }
 
 /** What the call throws, as plain data. */
@@ -54,6 +72,10 @@ function thrown(call: () => unknown) {
 
 const NO_FAILURES = { failed: [], checks: 0n, unfollowed: 0n };
 const TABLES = ["readExecs", "readFailures", "programs", "maps", "flags"] as const;
+const TABLE_CALLS: [string, (tables: Tables) => unknown][] = [
+  ...TABLES.map((name) => [name, (tables: Tables) => tables[name]()] as [string, () => unknown]),
+  ["begin", (tables) => tables.begin(0)],
+];
 const digits = (_: string, value: unknown) => (typeof value === "bigint" ? `${value}` : value);
 
 const STATE = { name: "Error", code: "ERR_SESSION_STATE" };
@@ -107,27 +129,18 @@ test("an insert puts 0 there, and leaves alone what is there", () => {
   expect(session.lookup("k")).toBe(23n);
 });
 
-test("another session's counters can be adopted and edited", () => {
+test("another session's counters can be edited, and before it is followed no more", () => {
   const session = loadedSession();
   session.update("k", 23n);
-  const mapId = session.maps().find(({ name }) => name === "execve_counter")?.id as number;
+  const mapId = mapOf(session);
   expect(findCounters()).toContain(mapId);
 
-  const editor = newSession();
-  editor.adopt(mapId);
+  const editor = newFollower(mapId);
   expect(editor.readCounters()).toEqual([["k", 23n]]);
   expect(editor.remove("k")).toBe(true);
   expect(editor.insert("l")).toBe(true);
   expect(session.readCounters()).toEqual([["l", 0n]]);
-  for (const call of [
-    () => editor.attach("count_exec"),
-    ...TABLES.map((table) => () => editor[table]()),
-    () => editor.begin(0),
-    () => editor.adopt(mapId),
-    () => editor.load(ALL),
-  ]) {
-    expect(thrown(call)).toMatchObject(STATE);
-  }
+  for (const [, call] of TABLE_CALLS) expect(thrown(() => call(editor))).toMatchObject(STATE);
   editor.close();
   expect(session.readCounters()).toEqual([["l", 0n]]);
   session.close();
@@ -135,15 +148,13 @@ test("another session's counters can be adopted and edited", () => {
 
 test("another session can be followed, and read as by itself", () => {
   const session = newSession();
-  session.load(ALL, ["user", "command"], 16);
+  session.load({ programs: ALL, flags: ["user", "command"], rows: 16 });
   for (const program of ALL) session.attach(program);
   const before = loadedBy("self");
-  const follower = newSession();
-  const mapId = session.maps().find(({ name }) => name === "execve_counter")?.id as number;
-  follower.adopt(mapId);
+  const follower = newFollower(mapOf(session));
   follower.follow();
   // So that nothing is counted in between, it is a moment at which the two agree.
-  const agree = (read: (each: Session) => unknown) => {
+  const agree = (read: (each: Tables) => unknown) => {
     for (let i = 0; ; i++) {
       const [own, other, again] = [session, follower, session].map(read);
       if (i < 100 && JSON.stringify(own, digits) !== JSON.stringify(again, digits)) continue;
@@ -167,20 +178,11 @@ test("another session can be followed, and read as by itself", () => {
   expect(follower.begin(now)).toBeGreaterThan(now - 60_000);
   // Programs that it held would stay.
   expect(loadedBy("self").prog).toEqual(before.prog);
-  for (const call of [
-    () => follower.attach("count_exec"),
-    () => follower.adopt(mapId),
-    () => follower.load(ALL),
-  ]) {
-    expect(thrown(call)).toMatchObject(STATE);
-  }
 });
 
 test("a session that has ended is followed no more, and what it counted stays to be read", async () => {
-  const session = newSession();
-  session.load(["count_exec"]);
-  const follower = newSession();
-  follower.adopt(session.maps().find(({ name }) => name === "execve_counter")?.id as number);
+  const session = loadedSession(["count_exec"]);
+  const follower = newFollower(mapOf(session));
   follower.follow();
   expect(follower.readFailures()).toEqual(NO_FAILURES);
   session.close();
@@ -220,9 +222,8 @@ test.each([
     const flags = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-I/usr/include/x86_64-linux-gnu"];
     sh("clang", [...flags, `-I/usr/include/aarch64-linux-gnu`, "-c", source, "-o", object]);
     const session = newSession(object);
-    session.load(["count_exec"]);
-    const follower = newSession();
-    follower.adopt(session.maps().find(({ name }) => name === "execve_counter")?.id as number);
+    session.load({ programs: ["count_exec"] });
+    const follower = newFollower(mapOf(session));
     const { EINVAL } = constants.errno;
     expect(thrown(() => follower.follow())).toMatchObject({ step: "follow", errno: EINVAL });
     expect(follower.readCounters()).toEqual([]);
@@ -235,7 +236,7 @@ test.each([
 test("an object file is the same by its path and as it was read", () => {
   const bytes = readFileSync(projectPath("dist/execve_counter.bpf.o"));
   const session = newSession(new Uint8Array(bytes));
-  session.load(["count_exec"]);
+  session.load({ programs: ["count_exec"] });
   expect(session.maps().map(({ name }) => name)).toEqual(
     loadedSession()
       .maps()
@@ -248,18 +249,18 @@ test("an object file is the same by its path and as it was read", () => {
   }
   for (const each of [undefined, 1, {}, new Uint16Array(4), new ArrayBuffer(4)]) {
     expect(thrown(() => new NativeSession(each as string, () => {}))).toMatchObject(TYPE);
+    expect(thrown(() => new NativeFollower(each as string, () => {}, 1))).toMatchObject(TYPE);
   }
 });
 
 test("what is no map of counters is not adopted", () => {
-  const session = loadedSession();
-  const execs = session.maps().find(({ name }) => name === "execs")?.id as number;
+  const execs = mapOf(loadedSession(), "execs");
   const { EINVAL, ENOENT } = constants.errno;
-  expect(thrown(() => newSession().adopt(execs))).toMatchObject({ step: "adopt", errno: EINVAL });
-  const none = thrown(() => newSession().adopt(2 ** 32 - 1));
-  expect(none).toMatchObject({ step: "adopt", errno: ENOENT });
+  expect(thrown(() => newFollower(execs))).toMatchObject({ step: "adopt", errno: EINVAL });
+  const none = thrown(() => newFollower(2 ** 32 - 1));
+  expect(none).toMatchObject({ step: "adopt", subject: "", errno: ENOENT });
   for (const id of [undefined, "1", -1, 1.5, 2 ** 32, Number.NaN, 1n]) {
-    expect(thrown(() => newSession().adopt(id as number))).toMatchObject(TYPE);
+    expect(thrown(() => newFollower(id as number))).toMatchObject(TYPE);
   }
 });
 
@@ -320,7 +321,8 @@ test("settling waits, and leaves nothing behind", () => {
 test("the table of execs begins with the row of all others, in the size asked for", () => {
   for (const rows of [2, 16, 65_536]) {
     const session = newSession();
-    session.load(["count_exec"], ["command", "user", "container", "cgroup_v1"], rows);
+    const flags = ["command", "user", "container", "cgroup_v1"];
+    session.load({ programs: ["count_exec"], flags, rows });
     expect(session.maps().find(({ name }) => name === "execs")?.capacity).toBe(rows);
     const { commands, containers, uids, counts } = session.readExecs();
     expect({ commands, containers }).toEqual({ commands: [""], containers: [""] });
@@ -409,45 +411,72 @@ test("an object file that is missing, empty or nonsense is an error of the step 
   }
 });
 
-test("load checks its argument, and happens once", () => {
+test("load checks its options, and happens once", () => {
   const session = newSession();
-  for (const programs of [undefined, "count_exec", [1], { length: 1 }]) {
-    expect(thrown(() => session.load(programs as string[]))).toMatchObject(TYPE);
+  for (const options of [
+    ...[undefined, null, "count_exec", ALL, {}, [], () => {}],
+    ...[undefined, "count_exec", [1], { length: 1 }].map((programs) => ({ programs })),
+    ...["command", [1], ["pid"], [undefined], null].map((flags) => ({ programs: ALL, flags })),
+    ...[0, 1, -1, 2.5, 2 ** 32, "16", null].map((rows) => ({ programs: ALL, rows })),
+    ...["", 1, null, {}].map((pins) => ({ programs: ALL, pins })),
+    ...[1, "true", null, {}, true].map((adopt) => ({ programs: ALL, adopt })),
+    ...[{ program: ALL }, { Flags: [] }, { row: undefined }].map((odd) => ({
+      programs: ALL,
+      ...odd,
+    })),
+  ]) {
+    expect(
+      thrown(() => session.load(options as LoadOptions)),
+      `${options}`,
+    ).toMatchObject(TYPE);
   }
-  for (const flags of ["command", [1], ["pid"], [undefined]]) {
-    expect(thrown(() => session.load(ALL, flags as string[]))).toMatchObject(TYPE);
-  }
-  for (const rows of [0, 1, -1, 2.5, 2 ** 32, "16", null]) {
-    expect(thrown(() => session.load(ALL, [], rows as number))).toMatchObject(TYPE);
-  }
-  session.load(["count_exec"]);
+  const unset = { flags: undefined, rows: undefined, pins: undefined, adopt: undefined };
+  session.load({ programs: ["count_exec"], ...unset });
   expect(session.programs().map(({ name }) => name)).toEqual(["count_exec"]);
-  expect(thrown(() => session.load(ALL))).toMatchObject(STATE);
+  expect(thrown(() => session.load({ programs: ALL }))).toMatchObject(STATE);
   session.close();
 
   const failed = newSession();
-  expect(thrown(() => failed.load(["nonsense"]))).toMatchObject({ step: "load", errno: 2 });
-  expect(thrown(() => failed.load(ALL))).toMatchObject(STATE);
+  const failure = { step: "load", subject: "nonsense", errno: constants.errno.ENOENT };
+  expect(thrown(() => failed.load({ programs: ["nonsense"] }))).toMatchObject(failure);
+  expect(thrown(() => failed.load({ programs: ALL }))).toMatchObject(STATE);
   expect(thrown(() => failed.readExecs())).toMatchObject(STATE);
 });
 
-test("an array that closes the session while it is read is an error", () => {
+test.each([
+  [
+    "an array",
+    (run: () => void) => ({
+      programs: Object.defineProperty(["count_exec"], 0, { get: () => run() ?? "count_exec" }),
+    }),
+  ],
+  [
+    "an option",
+    (run: () => void) => ({
+      programs: ["count_exec"],
+      get rows() {
+        run();
+        return 2;
+      },
+    }),
+  ],
+  [
+    "the list of the options",
+    (run: () => void) =>
+      new Proxy({ programs: ["count_exec"] }, { ownKeys: () => run() ?? ["programs"] }),
+  ],
+])("%s that closes the session while it is read is an error", (_what, options) => {
   const session = newSession();
-  const programs = ["count_exec"];
-  Object.defineProperty(programs, 0, {
-    get() {
-      session.close();
-      return "count_exec";
-    },
-  });
-  expect(thrown(() => session.load(programs))).toMatchObject(STATE);
+  expect(thrown(() => session.load(options(() => session.close())))).toMatchObject(STATE);
 });
 
 test("a program is attached once, or it would count twice", () => {
   const session = loadedSession();
   for (const program of ALL) {
     session.attach(program);
-    expect(thrown(() => session.attach(program))).toMatchObject({ errno: constants.errno.EEXIST });
+    const { EEXIST } = constants.errno;
+    const failure = { step: "attach", subject: program, errno: EEXIST };
+    expect(thrown(() => session.attach(program))).toMatchObject(failure);
   }
 });
 
@@ -458,9 +487,9 @@ test("a string with a NUL is a TypeError, and never stands for what is before it
   // Found by its C string, kept by the whole: it would be attached, and count, twice.
   expect(thrown(() => session.attach("count_exec\0"))).toMatchObject(TYPE);
   for (const call of [
-    () => newSession().load(["count_exec\0"]),
-    () => newSession().load(ALL, ["command\0"]),
-    () => newSession().load(ALL, [], 2, "\0"),
+    () => newSession().load({ programs: ["count_exec\0"] }),
+    () => newSession().load({ programs: ALL, flags: ["command\0"] }),
+    () => newSession().load({ programs: ALL, pins: "\0" }),
     () => newSession().lock("/\0"),
     () => mountBpffs("/nonexistent\0"),
     () => pinned("/nonexistent\0"),
@@ -471,39 +500,29 @@ test("a string with a NUL is a TypeError, and never stands for what is before it
 
 test("attach refuses what is not loaded", () => {
   const session = newSession();
-  session.load(["count_exec"]);
+  session.load({ programs: ["count_exec"] });
   expect(thrown(() => session.attach("count_execve"))).toMatchObject({ errno: 2 });
   expect(thrown(() => session.attach("nonsense"))).toMatchObject({ errno: 2 });
   expect(thrown(() => session.attach(1 as unknown as string))).toMatchObject(TYPE);
 });
 
 const CALLS: [string, (session: Session) => unknown][] = [
-  ["load", (session) => session.load(ALL)],
+  ["load", (session) => session.load({ programs: ALL })],
   ["attach", (session) => session.attach("count_exec")],
   ["lookup", (session) => session.lookup("k")],
-  ["adopt", (session) => session.adopt(1)],
   ["update", (session) => session.update("k", 1n)],
   ["insert", (session) => session.insert("k")],
   ["remove", (session) => session.remove("k")],
   ["readCounters", (session) => session.readCounters()],
-  ["readExecs", (session) => session.readExecs()],
-  ["readFailures", (session) => session.readFailures()],
-  ["programs", (session) => session.programs()],
-  ["maps", (session) => session.maps()],
-  ["flags", (session) => session.flags()],
-  ["begin", (session) => session.begin(0)],
+  ...TABLE_CALLS,
+  ["lock", (session) => session.lock("/")],
   ["close", (session) => session.close()],
 ];
-
-test("follow is for who has adopted, and not closed", () => {
-  expect(thrown(() => newSession().follow())).toMatchObject(STATE);
-  const session = loadedSession();
-  expect(thrown(() => session.follow())).toMatchObject(STATE);
-  session.close();
-  expect(thrown(() => session.follow())).toMatchObject(STATE);
-  const follow = NativeSession.prototype.follow;
-  expect(thrown(() => follow.call({} as Session))).toMatchObject(TYPE);
-});
+/** Those that a follower has, too. */
+const SHARED = CALLS.filter(([name]) => !["load", "attach"].includes(name)) as [
+  string,
+  (tables: Tables) => unknown,
+][];
 
 test.each(CALLS)("%s after close is an error", (_name, call) => {
   const session = loadedSession();
@@ -512,22 +531,69 @@ test.each(CALLS)("%s after close is an error", (_name, call) => {
   expect(thrown(() => call(session))).toMatchObject(STATE);
 });
 
-test.each(CALLS.filter(([name]) => !["load", "adopt", "close"].includes(name)))(
+test.each([...SHARED, ["follow", (follower: Tables) => (follower as Follower).follow()] as const])(
+  "%s of a follower after close is an error",
+  (_name, call) => {
+    const follower = newFollower(mapOf(loadedSession()));
+    follower.follow();
+    follower.close();
+    expect(thrown(() => call(follower))).toMatchObject(STATE);
+  },
+);
+
+test.each(CALLS.filter(([name]) => !["load", "lock", "close"].includes(name)))(
   "%s before load is an error",
   (_name, call) => {
     expect(thrown(() => call(newSession()))).toMatchObject(STATE);
   },
 );
 
-test.each(CALLS)("%s on another object is a TypeError", (name) => {
-  const method = (loadedSession() as unknown as Record<string, () => void>)[name];
-  expect(thrown(() => method?.call({}))).toMatchObject(TYPE);
+test("a method on another object is a TypeError, and a follower is another than a session", () => {
+  const session = loadedSession();
+  const follower = newFollower(mapOf(session));
+  type Methods = Record<string, () => void>;
+  for (const [one, others] of [
+    [NativeSession, [{}, follower, NativeFollower.prototype, Object.create(session)]],
+    [NativeFollower, [{}, session, NativeSession.prototype, Object.create(follower)]],
+  ] as const) {
+    const methods = Object.getOwnPropertyNames(one.prototype).filter(
+      (name) => name !== "constructor",
+    );
+    expect(methods.length).toBeGreaterThan(SHARED.length);
+    for (const name of methods) {
+      for (const other of others) {
+        const method = (one.prototype as unknown as Methods)[name];
+        expect(
+          thrown(() => method?.call(other)),
+          name,
+        ).toMatchObject(TYPE);
+      }
+    }
+  }
+  expect(session.readCounters()).toEqual([]);
+  expect(follower.readCounters()).toEqual([]);
+});
+
+test("a lock is another's until it is given back", () => {
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  try {
+    const file = join(directory, "lock");
+    const [one, other] = [newSession(), newFollower(mapOf(loadedSession()))];
+    one.lock(file);
+    const { EWOULDBLOCK } = constants.errno;
+    expect(thrown(() => other.lock(file))).toMatchObject({ step: "lock", errno: EWOULDBLOCK });
+    one.close();
+    other.lock(file);
+    expect(thrown(() => newSession().lock(file))).toMatchObject({ errno: EWOULDBLOCK });
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 });
 
 test("libbpf's messages reach the log function", () => {
   const messages: [string, string][] = [];
   const session = newSession(OBJECT, (level, message) => messages.push([level, message]));
-  session.load(ALL);
+  session.load({ programs: ALL });
   expect(messages.some(([, message]) => message.includes("count_execve"))).toBe(true);
   expect(new Set(messages.map(([level]) => level))).toContain("debug");
 });
@@ -541,7 +607,7 @@ test("a log function that throws or closes the session breaks nothing", () => {
 
   let session: Session | undefined;
   session = newSession(OBJECT, () => session?.close());
-  expect(thrown(() => session?.load(ALL))).toMatchObject(STATE);
+  expect(thrown(() => session?.load({ programs: ALL }))).toMatchObject(STATE);
 });
 
 // As worker.terminate() may, at any moment.
@@ -549,7 +615,7 @@ test.each([
   ["the log function", "new Session(OBJECT, () => process.exit())"],
   [
     "an array",
-    "new Session(OBJECT, () => {}).load(Object.defineProperty([''], 0, { get: process.exit }))",
+    "new Session(OBJECT, () => {}).load({ programs: Object.defineProperty([''], 0, { get: process.exit }) })",
   ],
 ])("a worker that is stopped in %s ends alone", (_where, call) => {
   const addon = projectPath("build/Release/execve_counter.node");

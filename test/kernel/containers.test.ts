@@ -148,7 +148,7 @@ test("the unified hierarchy is looked at unless the pids controller is in versio
   const { Session } = loadAddon();
   const session = new Session(projectPath("dist/execve_counter.bpf.o"), () => {});
   try {
-    session.load(["count_exec"], ["command", "container"], 1024);
+    session.load({ programs: ["count_exec"], flags: ["command", "container"], rows: 1024 });
     session.attach("count_exec");
     const container = join(mountPoint(), runc.top, "docker", id);
     runIn([container, join(container, "init.scope")], program);

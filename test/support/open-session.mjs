@@ -8,7 +8,7 @@ const { Session } = createRequire(import.meta.url)(path("build/Release/execve_co
 
 export function open() {
   const session = new Session(path("dist/execve_counter.bpf.o"), () => {});
-  session.load(["count_execve", "count_execveat", "count_exec"]);
+  session.load({ programs: ["count_execve", "count_execveat", "count_exec"] });
   for (const program of ["count_execve", "count_execveat", "count_exec"]) session.attach(program);
   return session;
 }

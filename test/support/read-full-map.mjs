@@ -7,7 +7,7 @@ const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.met
 const { Session } = createRequire(import.meta.url)(path("build/Release/execve_counter.node"));
 
 const session = new Session(path("dist/execve_counter.bpf.o"), () => {});
-session.load(["count_exec"]);
+session.load({ programs: ["count_exec"] });
 for (let i = 0; i < 4096; i++) session.update(`key ${i}`, 1n);
 console.log("before the reads");
 for (let i = 0; i < 10; i++) {

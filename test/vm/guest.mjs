@@ -19,7 +19,7 @@ const ADDON = ["build/Release", `prebuilds/linux-${process.arch}`]
 const READER = `
   const { Session } = require("${ADDON}");
   const session = new Session("/app/dist/execve_counter.bpf.o", () => {});
-  session.load(["count_exec"]);
+  session.load({ programs: ["count_exec"] });
   for (let i = 0; i < 50; i++) session.insert("k" + i);
   process.send("reads");
   for (;;) session.readCounters();`;

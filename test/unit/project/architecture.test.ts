@@ -1,4 +1,4 @@
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Script } from "node:vm";
 import { transformSync } from "esbuild";
@@ -105,17 +105,30 @@ test("a Node.js that is too old can read what tells it so", () => {
   expect(first).toBe('require("./base/node.js")');
 });
 
-test("only session.cc knows libbpf, and only addon.cc knows Node-API", () => {
-  const includes = (path: string) =>
+/** What of native/ is between Node.js and the rest of it. */
+const isAddon = (name: string) => /^(addon|arguments|values|\w+_wrap)\.(cc|h)$/.test(name);
+
+test("only the addon's own files know Node-API, and they know no libbpf", () => {
+  const includesOf = (path: string) =>
     [...readProjectFile(path).matchAll(/^#include [<"]([^>"]+)/gm)].map(([, name]) => name);
-  expect(includes("native/addon.cc")).toEqual(
-    expect.arrayContaining(["napi.h", "session.h", "../bpf/execve_counter.h"]),
-  );
-  for (const path of ["native/addon.cc", "native/session.h"]) {
-    for (const name of includes(path)) expect(name).not.toMatch(/^bpf\/|^linux\//);
+  /** All that a file of native/ includes, also by the headers beside it. */
+  const known = (name: string, seen = new Set<string>()): Set<string> => {
+    for (const each of includesOf(`native/${name}`) as string[]) {
+      if (seen.has(each)) continue;
+      seen.add(each);
+      if (existsSync(projectPath(`native/${each}`))) known(each, seen);
+    }
+    return seen;
+  };
+  const files = readdirSync(projectPath("native")).filter((name) => /\.(cc|h)$/.test(name));
+  expect(files.filter(isAddon)).toContain("addon.cc");
+  for (const name of files) {
+    const foreign = isAddon(name)
+      ? /^(bpf|linux)\//
+      : /napi|node|_wrap\.h$|^(arguments|values)\.h$/;
+    for (const each of known(name)) expect(each, name).not.toMatch(foreign);
   }
-  for (const path of ["native/session.cc", "native/session.h"]) {
-    for (const name of includes(path)) expect(name).not.toMatch(/napi|node/);
-  }
-  expect(includes("bpf/execve_counter.h")).toEqual([]);
+  expect(known("addon.cc")).toContain("napi.h");
+  expect(known("session.cc")).toContain("bpf/libbpf.h");
+  expect(includesOf("bpf/execve_counter.h")).toEqual([]);
 });

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+//
+// Between JavaScript and C++: what is passed is checked here, and a TypeError names what is
+// wrong. Arrays may run JavaScript while they are read, nothing else does.
+#ifndef EXECVE_COUNTER_ARGUMENTS_H_
+#define EXECVE_COUNTER_ARGUMENTS_H_
+
+#include <napi.h>
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "failure.h"
+
+namespace execve_counter {
+
+// A call that the object's state does not allow; its code is "ERR_SESSION_STATE".
+Napi::Error StateError(Napi::Env env, const std::string& message);
+
+// What fails, as an Error with the facts in its properties:
+//   step     what was being done: "attach", one of Step's names
+//   subject  the program's, map's or pin's name, or ""
+//   errno    the kernel's reason, positive
+Napi::Error FailureError(Napi::Env env, const Failure& failure);
+
+// Does native work; what fails becomes an Error.
+template <typename Work>
+std::invoke_result_t<Work> Try(Napi::Env env, Work work) {
+  try {
+    return work();
+  } catch (const Failure& failure) {
+    throw FailureError(env, failure);
+  }
+}
+
+// For those who read up to a NUL: with one in it, it would be another string to them.
+std::string StringOf(const Napi::Value& value, const std::string& name);
+std::vector<std::string> StringsOf(const Napi::Value& value, const std::string& name);
+bool BooleanOf(const Napi::Value& value, const std::string& name);
+uint32_t U32Of(const Napi::Value& value, const std::string& name, uint32_t least = 0);
+uint64_t U64Of(const Napi::Value& value, const std::string& name);   // a bigint
+uint64_t TimeOf(const Napi::Value& value, const std::string& name);  // in ms
+std::vector<uint32_t> CapabilitiesOf(const Napi::Value& value, const std::string& name);
+
+}  // namespace execve_counter
+
+#endif  // EXECVE_COUNTER_ARGUMENTS_H_

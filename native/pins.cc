@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+#include "pins.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "failure.h"
+#include "inspect.h"
+
+namespace execve_counter {
+
+Pins::Pins(std::string directory) : directory_(std::move(directory)) {}
+
+void Pins::MountBpffs(const std::string& directory) {
+  // Not by mount(): before glibc 2.36 its header and linux/mount.h exclude each other.
+  if (syscall(SYS_mount, "bpf", directory.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+              "mode=0700") < 0) {
+    throw Failure(Step::kMount, errno, "bpffs");
+  }
+}
+
+std::vector<std::string> Pins::MapNames(const std::vector<std::string>& programs) {
+  std::vector<std::string> names = {COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP};
+  for (const std::string& program : programs) names.push_back(kNext + program);
+  return names;
+}
+
+void Pins::Pin(int fd, const std::string& name) const {
+  if (bpf_obj_pin(fd, PathOf(name).c_str()) < 0) throw Failure(Step::kPin, errno, name);
+}
+
+Fd Pins::Open(const std::string& name) const {
+  Fd fd(bpf_obj_get(PathOf(name).c_str()));
+  if (!fd) throw Failure(Step::kPinned, errno, name);
+  return fd;
+}
+
+Layout Pins::ReadLayout() const {
+  const Fd execs = Open(EXECS_MAP);
+  const Fd begun = Open(STATE_MAP);
+  const bpf_map_info rows = MapInfoOf(execs.get());
+  if (!Fits(rows, BPF_MAP_TYPE_HASH, sizeof(exec_key), sizeof(uint64_t))) {
+    throw Failure(Step::kPinned, EINVAL, EXECS_MAP);
+  }
+  const uint32_t index = 0;
+  state state{};
+  if (!Fits(MapInfoOf(begun.get()), BPF_MAP_TYPE_ARRAY, sizeof(index), sizeof(state)) ||
+      bpf_map_lookup_elem(begun.get(), &index, &state) < 0) {
+    throw Failure(Step::kPinned, EINVAL, STATE_MAP);
+  }
+  return {state.keys, rows.max_entries};
+}
+
+void Pins::Reuse(bpf_map* map) const {
+  const std::string name = bpf_map__name(map);
+  const Fd pinned = Open(name);
+  bpf_map_info info{};
+  uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(pinned.get(), &info, &size) < 0 ||
+      !Fits(info, bpf_map__type(map), bpf_map__key_size(map), bpf_map__value_size(map)) ||
+      info.max_entries != bpf_map__max_entries(map) || info.map_flags != bpf_map__map_flags(map) ||
+      bpf_map__reuse_fd(map, pinned.get()) < 0) {
+    throw Failure(Step::kPinned, EINVAL, name);
+  }
+}
+
+Pins::Entry Pins::OpenEntry(const std::string& name, uint32_t type) const {
+  Fd entry = Open(kEnter + name);
+  const auto program = Inspect(entry.get());
+  const uint32_t next = MapInfoOf(Open(kNext + name).get()).id;
+  if (!program || program->info.type != type || program->info.name != Short(kEnter + name) ||
+      std::find(program->maps.begin(), program->maps.end(), next) == program->maps.end()) {
+    throw Failure(Step::kPinned, EINVAL, kEnter + name);
+  }
+  Fd link = Open(kLink + name);
+  bpf_link_info attached{};
+  uint32_t size = sizeof(attached);
+  if (bpf_obj_get_info_by_fd(link.get(), &attached, &size) < 0 ||
+      attached.prog_id != program->info.id) {
+    throw Failure(Step::kPinned, EINVAL, kLink + name);
+  }
+  return {std::move(entry), std::move(link)};
+}
+
+}  // namespace execve_counter
