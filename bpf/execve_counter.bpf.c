@@ -93,18 +93,24 @@ static const char execve_key[KEY_SIZE] = KEY_EXECVE;
 static const char execveat_key[KEY_SIZE] = KEY_EXECVEAT;
 static const struct exec_key other = OTHER_KEY;
 
+/*
+ * A field of the current task. From Linux 5.11 on it is loaded through a BTF pointer;
+ * lockdown=confidentiality forbids the helper that reads it before.
+ */
+#define CURRENT(type, field)                                                                       \
+	(bpf_core_enum_value_exists(enum bpf_func_id___new, BPF_FUNC_get_current_task_btf___new)   \
+		 ? ((const struct type *)bpf_get_current_task_btf())->field                        \
+		 : BPF_CORE_READ((const struct type *)bpf_get_current_task(), field))
+
 #define TS_COMPAT (1 << 1)  /* x86: in thread_info.status, while a 32-bit call runs */
 #define TIF_32BIT (1 << 22) /* arm64: in thread_info.flags */
 
 /* Whether the task is in a call of a 32-bit program, whose numbers are others. */
 static __always_inline bool in_compat_call(void)
 {
-	const struct task_struct *task = (const struct task_struct *)bpf_get_current_task();
-	const struct thread_info___x86 *info = (const void *)&task->thread_info;
-
-	if (bpf_core_field_exists(info->status))
-		return BPF_CORE_READ(info, status) & TS_COMPAT;
-	return BPF_CORE_READ(task, thread_info.flags) & TIF_32BIT;
+	if (bpf_core_field_exists(struct task_struct___x86, thread_info.status))
+		return CURRENT(task_struct___x86, thread_info.status) & TS_COMPAT;
+	return CURRENT(task_struct, thread_info.flags) & TIF_32BIT;
 }
 
 static __always_inline void add_failure(__u32 which, long result)
@@ -176,7 +182,6 @@ static __always_inline struct call end_call(void)
  */
 static __always_inline void count_end(int which, long result)
 {
-	const struct task_struct *task = (const struct task_struct *)bpf_get_current_task();
 	const struct call begun = end_call();
 	struct failures *row;
 	const __u32 execveat = CALL_EXECVEAT;
@@ -191,7 +196,7 @@ static __always_inline void count_end(int which, long result)
 	} else if (begun.which != CALL_OTHER) {
 		add_failure(begun.which, result);
 	} else if (which != CALL_OTHER &&
-		   !(BPF_CORE_READ(task, pending.signal.sig[0]) & SIGSEGV_BIT)) {
+		   !(CURRENT(task_struct, pending.signal.sig[0]) & SIGSEGV_BIT)) {
 		add_failure(which, result);
 	}
 }

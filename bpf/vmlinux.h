@@ -90,8 +90,13 @@ struct task_struct {
 	struct sigpending pending;
 };
 
+struct task_struct___x86 {
+	struct thread_info___x86 thread_info;
+};
+
 /* Of enum bpf_func_id, which the headers that this is built with may not have. */
 enum bpf_func_id___new {
+	BPF_FUNC_get_current_task_btf___new = 158,
 	BPF_FUNC_task_pt_regs___new = 175,
 };
 

@@ -2,7 +2,9 @@
 import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { release, version } from "node:os";
 import { gunzipSync } from "node:zlib";
+import { LABELS, type Label } from "../counts/labels.ts";
 import { effectiveCapabilities, hasCapabilities, inUserNamespace } from "../kernel/capabilities.ts";
+import { lockdownMode } from "../kernel/lockdown.ts";
 import { type Attempts, openKernel } from "../kernel/meter.ts";
 import { isAtLeast, reportsTracepointMisses } from "../kernel/release.ts";
 import { findMeters } from "../kernel/running.ts";
@@ -173,14 +175,16 @@ function sysctl({ read }: Machine, name: string): Finding {
   return ok(what, value);
 }
 
-function lockdown({ read }: Machine): Finding {
-  const mode = /\[(\w+)\]/.exec(read("/sys/kernel/security/lockdown") ?? "")?.[1];
+function lockdown({ read, release }: Machine): Finding {
+  const mode = lockdownMode(read);
   const what = "lockdown";
   // Not in this kernel, or securityfs is not mounted.
   if (mode === undefined) return { what, state: "unknown", found: "not readable", remedy: "" };
   if (mode !== "confidentiality") return ok(what, mode);
-  const remedy = "this mode forbids BPF to read the kernel's memory: boot with lockdown=integrity";
-  return { what, state: "missing", found: mode, remedy };
+  const remedy = isAtLeast(release, 5, 11)
+    ? "--attempts raw and off count; the label container needs lockdown=integrity"
+    : "only --attempts off counts, without the label container; all else needs lockdown=integrity";
+  return { what, state: "note", found: mode, remedy };
 }
 
 function preemption({ release, version, read }: Machine): Finding {
@@ -215,14 +219,25 @@ function cgroups({ read }: Machine): Finding {
 
 function tryHook(attempts: Attempts, log: (line: string) => void): Finding {
   const what = `--attempts ${attempts}`;
-  try {
+  const start = (by: readonly Label[]) => {
     const kernel = openKernel({
-      ...{ attempts, failures: attempts !== "off", by: ["command", "user", "container"], log },
+      ...{ attempts, failures: attempts !== "off", by, log },
       ...{ maxSeries: 16, watch: [], pin: undefined },
     });
     kernel.close();
-    if (!kernel.fallback) return ok(what, "works");
-    return { what, state: "note", found: kernel.fallback, remedy: "falls back to --attempts raw" };
+    return kernel.fallback;
+  };
+  const remedy = "falls back to --attempts raw";
+  try {
+    const fallback = start(LABELS);
+    return fallback ? { what, state: "note", found: fallback, remedy } : ok(what, "works");
+  } catch {
+    // Lockdown may leave nothing out but the label container.
+  }
+  try {
+    const fallback = start(LABELS.filter((label) => label !== "container"));
+    const found = `${fallback ?? "works"}, without the label container`;
+    return { what, state: "note", found, remedy: fallback ? remedy : "see lockdown, above" };
   } catch (error) {
     const { message, remedy = "" } = error as Error & { remedy?: string };
     return { what, state: "missing", found: message, remedy };

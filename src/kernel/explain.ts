@@ -69,6 +69,14 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     );
   }
 
+  // libbpf takes the older name where the kernel seems not to have the helper.
+  if (step === "load" && /helper bpf_probe_read|unknown func bpf_probe_read/.test(because)) {
+    return unable(
+      `lockdown=confidentiality forbids BPF to read the kernel's memory (${because})`,
+      "leave container out of --by, and before Linux 5.11 give --attempts off without --failures; or boot with lockdown=integrity",
+    );
+  }
+
   switch (step) {
     case "open":
       return failed(

@@ -14,7 +14,9 @@ import {
   type Session,
   type Tables,
 } from "./addon.ts";
+import { fileOrNothing } from "./capabilities.ts";
 import { type Step, unpinIt } from "./explain.ts";
+import { lockdownMode } from "./lockdown.ts";
 import { type Pins, preparePins, unpin } from "./pins.ts";
 import { reportsTracepointMisses } from "./release.ts";
 import { lock, mountBpffs, withSession } from "./session.ts";
@@ -90,6 +92,11 @@ export function openKernel(options: KernelOptions): Kernel {
       options.pin,
     );
   if (options.attempts === "raw") return open("raw");
+  // There is no tracepoint to be found then, and to unmount tracefs crashes Linux 6.12.
+  const needsTracefs = options.attempts !== "off" || options.failures;
+  if (needsTracefs && lockdownMode(fileOrNothing) === "confidentiality") {
+    return open("raw", "lockdown=confidentiality hides the kernel's tracepoints");
+  }
   try {
     return open("tracepoint");
   } catch (error) {

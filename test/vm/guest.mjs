@@ -212,8 +212,12 @@ async function refusedLate(hook) {
   return rows;
 }
 
-/** The maps of meters that are left. */
-const left = () => createRequire(import.meta.url)(ADDON).findCounters();
+/** The maps of meters that are left; the kernel frees with a little delay. */
+async function left() {
+  const { findCounters } = createRequire(import.meta.url)(ADDON);
+  for (let i = 0; i < 100 && findCounters().length > 0; i++) await sleep(100);
+  return findCounters();
+}
 
 const report = { release: release(), hooks: {} };
 try {
@@ -227,7 +231,7 @@ try {
     };
   }
   report.switchedOff = await switchedOff();
-  report.left = left();
+  report.left = await left();
 } catch (error) {
   report.error = error.stack;
 }

@@ -6,6 +6,37 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { projectPath } from "../support/files.ts";
 
+/** Debian's kernels: the suite, the package, and how the kernel is started. */
+export const KERNELS = {
+  bullseye: { suite: "bullseye", image: "amd64", release: "5.10", append: "" },
+  "bullseye-rt": { suite: "bullseye", image: "rt-amd64", release: "5.10", append: "" },
+  "bookworm-full": {
+    suite: "bookworm",
+    image: "cloud-amd64",
+    release: "6.1",
+    append: "preempt=full",
+  },
+  trixie: { suite: "trixie", image: "cloud-amd64", release: "6.12", append: "" },
+  "trixie-rt": { suite: "trixie", image: "rt-amd64", release: "6.12", append: "" },
+  sid: { suite: "sid", image: "cloud-amd64", release: "7.", append: "" },
+  "sid-full": { suite: "sid", image: "cloud-amd64", release: "7.", append: "preempt=full" },
+  "bullseye-arm64": { suite: "bullseye", image: "arm64", release: "5.10", append: "" },
+  "bookworm-arm64": { suite: "bookworm", image: "arm64", release: "6.1", append: "" },
+} as const;
+/** The same, locked down. */
+export const LOCKED = {
+  "bullseye-lockdown": { suite: "bullseye", image: "amd64", release: "5.10" },
+  "trixie-lockdown": { suite: "trixie", image: "cloud-amd64", release: "6.12" },
+} as const;
+
+/** The names in a table that the environment's KERNELS has, or all; @throws Error for an unknown one */
+export function chosen<Table extends object>(table: Table): (keyof Table)[] {
+  const names = process.env.KERNELS?.split(",") ?? Object.keys(table);
+  const stranger = names.find((name) => !(name in KERNELS || name in LOCKED));
+  if (stranger) throw new Error(`KERNELS: there is no ${stranger}`);
+  return names.filter((name) => name in table) as (keyof Table)[];
+}
+
 /** For one boot, in ms: it takes two minutes where another boots at the same time. */
 const PATIENCE = 600_000;
 

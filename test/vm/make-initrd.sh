@@ -14,7 +14,7 @@ for name in sh mount ip ln poweroff sleep taskset; do ln -s busybox "$root/bin/$
 for path in $(node -p 'const { packages } = require("./package-lock.json"); Object.keys(packages).filter((path) => path && !packages[path].dev).join(" ")'); do
 	cp -r --parents "$path" "$root/app"
 done
-cp --parents test/vm/guest.mjs test/support/late.mjs "$root/app"
+cp --parents test/vm/guest.mjs test/vm/lockdown-guest.mjs test/support/late.mjs "$root/app"
 
 if [ "${2-}" = arm64 ]; then
 	tar -xzf build/execve-counter-*.tgz -C "$root/app" --strip-components=1

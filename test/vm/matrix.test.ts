@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { projectPath } from "../support/files.ts";
 import { type Counts, sh } from "../support/meter.ts";
-import { boot, isArm } from "./machine.ts";
+import { boot, chosen, isArm, KERNELS } from "./machine.ts";
 
 type Snapshot = Omit<Counts, "missed"> & { missed: Record<string, number> };
 
@@ -22,25 +22,7 @@ interface Report {
   left: number[];
 }
 
-/** Debian's kernels: the suite, the package, and how the kernel is started. */
-const ALL = {
-  bullseye: { suite: "bullseye", image: "amd64", release: "5.10", append: "" },
-  "bullseye-rt": { suite: "bullseye", image: "rt-amd64", release: "5.10", append: "" },
-  "bookworm-full": {
-    suite: "bookworm",
-    image: "cloud-amd64",
-    release: "6.1",
-    append: "preempt=full",
-  },
-  trixie: { suite: "trixie", image: "cloud-amd64", release: "6.12", append: "" },
-  "trixie-rt": { suite: "trixie", image: "rt-amd64", release: "6.12", append: "" },
-  sid: { suite: "sid", image: "cloud-amd64", release: "7.", append: "" },
-  "sid-full": { suite: "sid", image: "cloud-amd64", release: "7.", append: "preempt=full" },
-  "bullseye-arm64": { suite: "bullseye", image: "arm64", release: "5.10", append: "" },
-  "bookworm-arm64": { suite: "bookworm", image: "arm64", release: "6.1", append: "" },
-} as const;
-type Name = keyof typeof ALL;
-const NAMES = (process.env.KERNELS?.split(",") ?? Object.keys(ALL)) as Name[];
+const NAMES = chosen(KERNELS);
 
 // What test/vm/guest.mjs makes of starts; each storm is one more.
 const STARTS = 40;
@@ -65,7 +47,7 @@ function counts({ attempts, execs, failures, watched, missed, execs_by = [] }: S
 }
 
 test.each(NAMES)("%s", async (name) => {
-  const { suite, image, release, append } = ALL[name];
+  const { suite, image, release, append } = KERNELS[name];
   const CALLS = calls(image);
   const PINNED = 2.5 * CALLS;
   const HOTPLUG = CALLS / 4;
@@ -233,7 +215,7 @@ test.each(NAMES)("%s", async (name) => {
 
 test.each(NAMES)("the image for %s is of this build", (name) => {
   // Made anew for each run by make test-vm.
-  const { image } = ALL[name];
+  const { image } = KERNELS[name];
   const object = projectPath("dist/execve_counter.bpf.o");
   expect(sh("find", [initrd(image), "-newer", object])).not.toBe("");
 });

@@ -85,6 +85,16 @@ test("what the verifier refuses with EACCES is no want of privileges", () => {
   );
 });
 
+test.each([
+  "program of this type cannot use helper bpf_probe_read_kernel_str#115",
+  "unknown func bpf_probe_read#4",
+])("%s: that is lockdown's doing", (detail) => {
+  const error = explain({ step: "load", code: "EINVAL", detail, verdict: true }, ROOT);
+  expect(error.message).toContain("lockdown=confidentiality forbids");
+  expect(error.remedy).toContain("leave container out of --by");
+  expect(error.exitCode).toBe(ExitCode.unable);
+});
+
 test("what libbpf said is part of the line", () => {
   const detail = "invalid mem access";
   const error = explain({ step: "load", subject: "", code: "EINVAL", detail }, ROOT);
