@@ -116,6 +116,11 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
         `cannot lock ${here.pins ?? "/run/execve-counter.lock"} (${code})`,
         "see that whoever runs this may open it, or make it",
       );
+    case "slot":
+      return failed(
+        `slot ${subject} calls another program, or none, which does not count (${code})`,
+        "start the agent of that meter again: the counts stay",
+      );
     case "pinned":
       if (code === "EROFS") return readOnly(here.pins);
       return failed(

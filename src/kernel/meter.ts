@@ -19,7 +19,7 @@ import { type Step, unpinIt } from "./explain.ts";
 import { lockdownMode } from "./lockdown.ts";
 import { type Pins, preparePins, unpin } from "./pins.ts";
 import { reportsTracepointMisses } from "./release.ts";
-import { lock, mountBpffs, withSession } from "./session.ts";
+import { lock, mountBpffs, translated, withSession } from "./session.ts";
 import { userNames } from "./users.ts";
 
 export type Attempts = "tracepoint" | "raw" | "off";
@@ -253,11 +253,11 @@ export function reading(
     ...{ attempts: attempts !== undefined, by, headlineProgram: attempts ?? "count_exec" },
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
-    readCounters: () => tables.readCounters(),
-    readExecs: () => tables.readExecs(),
-    readFailures: () => (failures ? tables.readFailures() : undefined),
+    readCounters: () => translated([], () => tables.readCounters()),
+    readExecs: () => translated([], () => tables.readExecs()),
+    readFailures: () => (failures ? translated([], () => tables.readFailures()) : undefined),
     userName,
-    programs: () => programsOf(tables),
+    programs: () => translated([], () => programsOf(tables)),
     close: () => tables.close(),
   };
 }

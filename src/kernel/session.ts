@@ -2,8 +2,8 @@
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
-import { getSystemErrorName } from "node:util";
 import type { UserError } from "../base/errors.ts";
+import { errnoName } from "../counts/errnos.ts";
 import {
   type Addon,
   type Follower,
@@ -98,7 +98,7 @@ export function mountBpffs(addon: Addon, directory: string): string | undefined 
     addon.mountBpffs(directory);
     return undefined;
   } catch (error) {
-    if (isNativeError(error)) return getSystemErrorName(-error.errno);
+    if (isNativeError(error)) return errnoName(error.errno);
     throw error;
   }
 }
@@ -115,7 +115,7 @@ export function translate(
     {
       step: error.step,
       subject: error.subject,
-      code: getSystemErrorName(-error.errno),
+      code: errnoName(error.errno),
       detail: (verdict ?? first)?.replace(/^libbpf: /, ""),
       verdict: verdict !== undefined,
     },

@@ -63,6 +63,7 @@ test.each([
   ["follow", "EPERM", NOBODY, ExitCode.unable, "not permitted to look", "CAP_SYS_ADMIN"],
   ["follow", "ESRCH", ROOT, ExitCode.failed, "the meter has ended", "start one"],
   ["follow", "EINVAL", ROOT, ExitCode.failed, "of another version", "start the meter again"],
+  ["slot", "ESTALE", ROOT, ExitCode.failed, "which does not count", "start the agent"],
   ["open", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
   ["tracefs", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
   ["load", "EMFILE", ROOT, ExitCode.failed, "out of file descriptors", "ulimit -n"],
@@ -89,7 +90,7 @@ test.each([
   "program of this type cannot use helper bpf_probe_read_kernel_str#115",
   "unknown func bpf_probe_read#4",
 ])("%s: that is lockdown's doing", (detail) => {
-  const error = explain({ step: "load", code: "EINVAL", detail, verdict: true }, ROOT);
+  const error = explain({ step: "load", subject: "", code: "EINVAL", detail, verdict: true }, ROOT);
   expect(error.message).toContain("lockdown=confidentiality forbids");
   expect(error.remedy).toContain("leave container out of --by");
   expect(error.exitCode).toBe(ExitCode.unable);
