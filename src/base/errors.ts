@@ -1,6 +1,6 @@
 /**
- * What went wrong, in a user's words: one line that says what failed, one line
- * that says what to do, and the exit code.
+ * Errors in a user's words: one line says what failed, one line says what to do. Each has
+ * an exit code.
  */
 export const ExitCode = { failed: 1, usage: 2, unable: 3 } as const;
 export type ExitCode = (typeof ExitCode)[keyof typeof ExitCode];
@@ -22,13 +22,13 @@ export class UserError extends Error {
   }
 }
 
-/** The remedy of whoever is out of file descriptors. */
+/** What to do when there are no file descriptors left. */
 export const MORE_FILES = "raise the limit on open files (ulimit -n)";
 
 /**
- * The error of a choice that cannot be.
+ * The error for a value that is not allowed.
  *
- * @param choice what was to be chosen: a flag, or an option of the library
+ * @param choice the flag, or the option of the library, that was given the value
  */
 export function wrong(choice: string, value: unknown, remedy: string): UserError {
   return new UserError(`${choice} cannot be ${JSON.stringify(value)}`, remedy, ExitCode.usage);

@@ -1,6 +1,6 @@
 /**
- * JSON with bigints as integers, digit for digit, which JSON.stringify refuses;
- * properties stay in the order given. On a terminal it does nothing but show.
+ * JSON with bigints as integers, digit for digit, which JSON.stringify refuses.
+ * Properties stay in the order given. A terminal can show it: it obeys nothing in it.
  */
 import { configure } from "safe-stable-stringify";
 import { visibleJson } from "./text.ts";

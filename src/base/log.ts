@@ -1,14 +1,14 @@
-/** Talk, on stderr; stdout is for data. */
+/** Messages, on stderr; stdout is for data. */
 import { visible } from "./text.ts";
 
 export const LEVELS = ["debug", "info", "warn", "error"] as const;
 export type Level = (typeof LEVELS)[number];
 export type Log = Record<Level, (message: string) => void>;
 
-/** How much talk may wait for who reads it: more than libbpf says of any program. */
+/** Bytes of messages that may wait to be read: more than libbpf writes about any program. */
 const MAX_WAITING_BYTES = 1 << 25;
 
-/** A log that drops what is below `threshold`. A message is a line, whatever is in it. */
+/** A log that drops messages below `threshold`. A message stays one line, whatever is in it. */
 export function createLog(threshold: Level): Log {
   const at = (level: Level) => (message: string) => {
     if (LEVELS.indexOf(level) < LEVELS.indexOf(threshold)) return;

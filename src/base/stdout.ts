@@ -1,13 +1,13 @@
-/** Stdout, line by line, without waiting: for a reader, a terminal or a disk. */
+/** Writes lines to stdout without waiting for a reader, a terminal or a disk. */
 import { constants, openSync, writeSync } from "node:fs";
 import { isatty } from "node:tty";
 import { ExitCode, UserError } from "./errors.ts";
 
 /**
- * A file descriptor for stdout whose writes do not wait. Of a terminal, for which Node.js
- * waits where Ctrl-S has stopped it, it is one of the agent's own: not to wait is a property
- * that all who share a descriptor share, the shell among them. Files do not wait, nor do
- * pipes and sockets once process.stdout was made of them.
+ * A file descriptor for stdout whose writes do not wait. Node.js would wait for a terminal
+ * that Ctrl-S has stopped, so the agent opens a terminal for itself: O_NONBLOCK applies to all
+ * processes that share a descriptor, the shell among them. Files do not wait, nor do pipes and
+ * sockets once process.stdout was made of them.
  */
 export function openStdout(): number {
   if (!isatty(1)) {
@@ -22,19 +22,19 @@ export function openStdout(): number {
   }
 }
 
-/** What a write fails with where a later one may not: all else is for good. */
+/** Errors of a write after which a later one may succeed; all others are final. */
 const PASSING = ["EAGAIN", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOMEM"];
-/** When to try again, in milliseconds. */
+/** Milliseconds until the next try. */
 const RETRY_MIN_MS = 10;
 const RETRY_MAX_MS = 1000;
 
-/** Lines to a file descriptor, one at a time, each to its end. */
+/** Writes lines to a file descriptor, one at a time, each to its end. */
 export class Lines {
-  /** Rejects with a UserError once nothing can be written any more, ever. */
+  /** Rejects with a UserError once nothing can ever be written again. */
   readonly broken: Promise<never>;
   readonly #fd: number;
   #break: (error: UserError) => void = () => {};
-  /** What is left of the last line. */
+  /** The part of the last line that is not written yet. */
   #rest: Buffer = Buffer.alloc(0);
   #stuck: string | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -46,17 +46,17 @@ export class Lines {
     });
   }
 
-  /** Why the last line is not written to its end: "EAGAIN" where nobody reads, "ENOSPC". */
+  /** Why the last line is not written to its end: "EAGAIN" where the reader is behind, "ENOSPC". */
   get stuck(): string | undefined {
     return this.#stuck;
   }
 
-  /** Takes a line; not to be called while it is stuck with another. */
+  /** Takes a line. Must not be called while it is stuck with another. */
   write(line: string): void {
     this.send(`${line}\n`);
   }
 
-  /** Takes text that is more or less than a line, likewise. */
+  /** The same for text that need not be one line. */
   send(text: string): void {
     this.#rest = Buffer.from(text);
     this.#flush(RETRY_MIN_MS);
@@ -80,7 +80,7 @@ export class Lines {
         return;
       }
       this.#stuck = code;
-      // At once again while somebody reads, else more and more rarely.
+      // Soon again while the reader goes on, else less and less often.
       const next = this.#rest.length < length ? RETRY_MIN_MS : Math.min(2 * delay, RETRY_MAX_MS);
       this.#timer = setTimeout(() => this.#flush(next), next);
     }

@@ -1,24 +1,25 @@
 /**
- * Text as it looks, whatever is in it. What a process, a file or a user is called is anybody's
- * choice, and a terminal does what control characters in it say.
+ * Makes text safe to show. Any user can choose the name of a process, a file or a user, and a
+ * terminal obeys the control characters in it.
  */
 
 /**
- * What has no look of its own: control characters and what else a terminal obeys, leaves out
- * or takes for an order to write from right to left, and what is no character.
+ * Characters that have no look of their own: control characters, others that a terminal obeys,
+ * leaves out or takes for an order to write from right to left, and code points that are no
+ * characters.
  */
 const UNSEEN = String.raw`\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}`;
 const IN_LINES = new RegExp(`[${UNSEEN}]`, "gu");
 const IN_NAMES = new RegExp(`[${UNSEEN}\\\\"]`, "gu");
 
-/** A line in which what has no look of its own is \u{…}. */
+/** A line in which characters without a look of their own are \u{…}. */
 export function visible(line: string): string {
   return escaped(line, IN_LINES);
 }
 
 /**
- * A name among other text: besides, the backslash and the quote are \u{…}, so that no two
- * names look the same; one that is empty or has spaces is quoted.
+ * A name among other text. The backslash and the quote are \u{…} too, so that no two names
+ * look the same; a name that is empty or has spaces is quoted.
  */
 export function printable(name: string): string {
   const text = escaped(name, IN_NAMES);
@@ -30,7 +31,7 @@ export function escaped(text: string, pattern: RegExp): string {
   return text.replaceAll(pattern, (each) => `\\u{${each.codePointAt(0)?.toString(16)}}`);
 }
 
-/** JSON of the same value, in which what has no look of its own is \u…. */
+/** JSON of the same value, in which characters without a look of their own are \u…. */
 export function visibleJson(json: string): string {
   return json.replaceAll(IN_LINES, (each) =>
     Array.from(

@@ -1,18 +1,18 @@
-/** How much room text takes in a terminal. */
+/** How many columns text takes in a terminal. */
 import { createInterface } from "node:readline";
 import { PassThrough } from "node:stream";
 
-// Asked where its cursor would be: Node.js has the widths of Unicode, and no other way to them.
+// Node.js knows the widths of Unicode characters, but shows them only as a cursor's position.
 const line = createInterface({ input: new PassThrough() });
 
-/** Columns that a text takes which has no control characters. */
+/** Columns that a text without control characters takes. */
 export function width(text: string): number {
   if (isAscii(text)) return text.length;
   line.setPrompt(text);
   return line.getCursorPos().cols;
 }
 
-/** The text, or as much of it as `columns` have room for, with `mark` at its end. */
+/** The text; where it is wider than `columns`, as much of it as fits, with `mark` at its end. */
 export function clip(text: string, columns: number, mark: string): string {
   if (width(text) <= columns) return text;
   const room = columns - width(mark);

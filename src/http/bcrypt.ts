@@ -1,4 +1,4 @@
-/** The thread that computes bcrypt: it answers each message, a password and a hash, in turn. */
+/** The thread that computes bcrypt. Each message is a password and a hash; it answers in turn. */
 import { parentPort } from "node:worker_threads";
 import { bcryptVerify } from "hash-wasm";
 
@@ -10,5 +10,5 @@ export interface Question {
 parentPort?.on("message", async (question: Question) => {
   parentPort?.postMessage(await bcryptVerify(question));
 });
-// All that it needs is loaded.
+// It has loaded all that it needs.
 parentPort?.postMessage(undefined);

@@ -1,11 +1,11 @@
-/** What clients may take up: connections, time, and memory for what they do not read. */
+/** Bounds what clients take up: connections, time, and memory for answers that they do not read. */
 import type { Socket } from "node:net";
 import { Duplex } from "node:stream";
 
 export interface Bounds {
   /** Connections at once; for one more, the oldest is closed. */
   connections: number;
-  /** Milliseconds that a connection has, from its start or its last answer, until the next is read. */
+  /** Milliseconds that a client has, from its start or its last answer, to have read the next one. */
   patience: number;
   /** Requests of one connection that may wait for their answers. */
   pipelined: number;
@@ -24,12 +24,12 @@ export const BOUNDS: Bounds = {
 const SLICE_BYTES = 1024;
 
 /**
- * The open connections. Nobody is turned away: where there are too many, the oldest
- * goes, so that a scrape gets through while others hold as many as they can.
+ * The open connections. No client is turned away: where there are too many, the oldest one
+ * is closed, so that a scrape gets through while others hold as many as they can.
  */
 export class Connections {
   readonly #bounds: Bounds;
-  /** Those of the network, the oldest first. */
+  /** The connections of the network, the oldest first. */
   readonly #sockets = new Set<Socket>();
   readonly #clients = new Set<Client>();
   #unread = 0;
@@ -38,7 +38,7 @@ export class Connections {
     this.#bounds = bounds;
   }
 
-  /** Takes in a connection of the network. */
+  /** Adds a connection of the network. */
   accept(socket: Socket): void {
     const [oldest] = this.#sockets;
     if (oldest && this.#sockets.size >= this.#bounds.connections) {
@@ -49,7 +49,7 @@ export class Connections {
     socket.once("close", () => this.#sockets.delete(socket));
   }
 
-  /** Takes in a connection that is about to speak HTTP: one of the network, or the TLS over it. */
+  /** Adds a connection that is about to speak HTTP: one of the network, or the TLS over it. */
   open(socket: Socket): Client {
     const client = new Client(socket);
     const deadline = setTimeout(() => client.destroy(), this.#bounds.patience);
@@ -69,7 +69,7 @@ export class Connections {
     return false;
   }
 
-  /** Notes an answer that is about to be sent; for room, the oldest unread ones go. */
+  /** Notes an answer that is about to be sent; to make room, closes clients with unread ones. */
   answer(client: Client, bytes: number): void {
     this.#count(client, bytes);
     for (const other of this.#clients) {
@@ -104,15 +104,15 @@ export class Connections {
 }
 
 /**
- * A socket that hands over what it receives slice by slice. Node.js would parse all
- * that has come at once, and a thousand requests that are not to be answered, of
- * each of many connections, would hold up everything else for seconds.
+ * A socket that hands over what it receives slice by slice. Node.js would parse all that
+ * has arrived at once: a thousand requests of each of many connections would hold up
+ * everything else for seconds, even if none of them is answered.
  */
 export class Client extends Duplex {
   readonly #socket: Socket;
   #wanted = false;
   #ended = false;
-  /** Until when it must have read its next answer. */
+  /** When it must have read its next answer. */
   deadline: NodeJS.Timeout | undefined;
   /** Requests that were not answered yet. */
   waiting = 0;
@@ -141,14 +141,14 @@ export class Client extends Duplex {
     return this.#socket.localAddress ?? "";
   }
 
-  /** Passes on that the client has said all, which would cost it the answers that it waits for. */
+  /** Passes on the end of the client's requests, once all have answers: Node.js sends none after it. */
   endWhenAnswered(): void {
     if (!this.#ended || this.waiting > 0) return;
     this.#ended = false;
     this.push(null);
   }
 
-  /** As Node.js ends the connections of those who have asked for it. */
+  /** Node.js calls this to end a connection after the last answer. */
   destroySoon(): void {
     this.end(() => this.destroy());
   }

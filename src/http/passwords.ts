@@ -1,6 +1,6 @@
 /**
- * Basic auth: who may come in. Bcrypt takes a tenth of a second on purpose, so it
- * runs in a thread of its own, once for each password that is right.
+ * Basic auth. Bcrypt takes a tenth of a second on purpose, so it runs in a thread of its
+ * own, and for each right password only once.
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { once } from "node:events";
@@ -11,10 +11,10 @@ import type { Question } from "./bcrypt.ts";
 import type { Verdict } from "./server.ts";
 
 const THREAD = join(__dirname, "../../dist/http/bcrypt.js");
-/** Passwords that may wait to be looked at, of one client and of all. */
+/** Passwords that may wait to be checked, of one client and of all. */
 const MAX_WAITING_OF_CLIENT = 4;
 const MAX_WAITING = 256;
-/** Bcrypt takes no more of a password, and Go's takes longer ones for these. */
+/** Bcrypt uses no more of a password; like Go's, this one cuts longer ones. */
 const MAX_PASSWORD_BYTES = 72;
 
 interface Job extends Question {
@@ -23,10 +23,10 @@ interface Job extends Question {
   reject: (error: Error) => void;
 }
 
-/** Looks at one password after the other. */
+/** Checks one password after the other. */
 export class Verifier {
   readonly #thread: Worker;
-  /** The first one is being looked at. */
+  /** The first one is being checked. */
   readonly #jobs: Job[] = [];
   #failure: Error | undefined;
 
@@ -51,7 +51,7 @@ export class Verifier {
       await once(thread, "message");
     } catch (error) {
       throw new UserError(
-        `the thread that looks at passwords does not start (${(error as Error).message})`,
+        `the thread that checks passwords does not start (${(error as Error).message})`,
         "raise the limits on open files and on processes (ulimit -n, ulimit -u)",
         ExitCode.failed,
       );
@@ -59,7 +59,7 @@ export class Verifier {
     return new Verifier(thread);
   }
 
-  /** Whether `password` is that of `hash`; undefined where too many wait. */
+  /** Whether `password` is the one of `hash`; undefined where too many wait. */
   verify(password: Uint8Array, hash: string, client: string): Promise<boolean> | undefined {
     if (this.#failure) return Promise.reject(this.#failure);
     const jobs = this.#jobs;
@@ -86,7 +86,7 @@ export class Passwords {
   readonly #users: ReadonlyMap<string, string>;
   readonly #verifier: Verifier;
   readonly #secret = randomBytes(32);
-  /** What the user last came in with. */
+  /** A digest of what each user was last admitted with. */
   readonly #welcome = new Map<string, Buffer>();
   readonly #underWay = new Map<string, Promise<boolean>>();
 
@@ -109,7 +109,7 @@ export class Passwords {
 
     const key = digest.toString("hex");
     let right = this.#underWay.get(key);
-    // Made for everybody: it takes its time, too.
+    // Made for every user, known or not, because it takes time too.
     const standIn = this.#standIn(user);
     if (!right) {
       right = this.#verifier.verify(password, this.#users.get(user) ?? standIn, client);
@@ -124,9 +124,9 @@ export class Passwords {
   }
 
   /**
-   * The hash to compare with for a user that there is not: always the same one of
-   * another user, so that both take as long, whatever the hashes' costs; also after a
-   * new start, which changes nothing for those there are.
+   * The hash to compare with for an unknown user. It is always the same one of a known
+   * user, also after a restart, so that unknown users take as long as known ones, whatever
+   * the hashes' costs.
    */
   #standIn(user: string): string {
     const hashes = [...this.#users.values()];
@@ -146,7 +146,7 @@ function parse(authorization = ""): { user: string; password: Buffer } | undefin
   const password = bytes.subarray(colon + 1).subarray(0, MAX_PASSWORD_BYTES);
   return {
     user: bytes.subarray(0, colon).toString(),
-    // An empty one, which the library refuses, is to bcrypt what its closing NUL is.
+    // The library refuses an empty password. To bcrypt it is the same as its closing NUL.
     password: password.length > 0 ? password : Buffer.alloc(1),
   };
 }

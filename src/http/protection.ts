@@ -1,4 +1,4 @@
-/** --web.config.file: TLS and basic auth, read again as the files change. */
+/** --web.config.file: TLS and basic auth, read again when the files change. */
 import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
 import { Passwords, Verifier } from "./passwords.ts";
@@ -6,17 +6,17 @@ import type { Protection } from "./server.ts";
 import { parseWebConfig, type WebSettings } from "./settings.ts";
 import { toServer } from "./tls.ts";
 
-/** Milliseconds between two looks at the files, while somebody asks. */
+/** Milliseconds between two checks of the files, while requests come in. */
 const RECHECK_MIN_MS = 1000;
 const MAX_FILE_BYTES = 1 << 20;
-/** A pipe would be waited for, and a terminal become this process's. */
+/** Else opening a pipe would wait, and a terminal would become this process's. */
 const AT_ONCE = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 
-/** The settings in force, and the files they come from, which are read again as they change. */
+/** The settings in force, and the files they come from, which are read again when they change. */
 export class WebConfig {
   /**
-   * The files that are read again: the one given, and those it names. Whoever becomes
-   * another user asks unreadable() afterwards.
+   * The files that are read again: the one given, and those it names. A process that
+   * becomes another user calls unreadable() afterwards.
    */
   files: readonly string[];
   readonly #path: string;
@@ -25,9 +25,9 @@ export class WebConfig {
   #verifier: Verifier | undefined;
   /** What each file held when it was last read. */
   readonly #texts = new Map<string, string>();
-  /** Files that cannot be read any more: until they can, what they held counts. */
+  /** Files that cannot be read any more: their last content stays in force. */
   readonly #kept = new Set<string>();
-  /** What the files held, or why they could not be read, at the last look. */
+  /** What the files held, or why they could not be read, at the last check. */
   #seen = "";
   #looked = performance.now();
 
@@ -39,19 +39,19 @@ export class WebConfig {
 
   /**
    * @param onChange called when changed files are in force or, with the reason, when
-   *   they cannot be: then what was in force stays so
+   *   they cannot be: then the old settings stay in force
    * @throws UserError where a file is wrong or cannot be read
    */
   static async open(path: string, onChange: (error?: UserError) => void): Promise<WebConfig> {
     const config = new WebConfig(path, onChange);
     const settings = config.#take();
-    // Started now: a user that the agent becomes may not be able to load it.
+    // Started now: the user that the agent becomes may not be able to load it.
     if (settings.users.size > 0) config.#verifier = await Verifier.start();
     config.#protection = config.#load(settings);
     return config;
   }
 
-  /** What is in force: that of the files as they are, or were a second ago. */
+  /** The settings in force: those of the files now, or a second ago. */
   get protection(): Protection {
     const now = performance.now();
     if (now - this.#looked < RECHECK_MIN_MS) return this.#protection;
@@ -66,7 +66,7 @@ export class WebConfig {
     return this.#protection;
   }
 
-  /** Which of the files this process may not read, and why: "EACCES". Until it may, they hold what they held. */
+  /** The files that this process may not read, and why: "EACCES". Their last content stays in force. */
   unreadable(): { file: string; code: string }[] {
     return this.files.flatMap((file) => {
       try {
@@ -111,7 +111,7 @@ export class WebConfig {
   /** The settings of the file as it is, which names the files to look at from now on. */
   #take(): WebSettings {
     for (;;) {
-      // Looked at before it is used, so that a change meanwhile shows at the next look.
+      // Checked before it is used, so that the next check sees a change in between.
       this.#seen = this.#look();
       const settings = parseWebConfig(this.#read(this.#path, "--web.config.file"), this.#path);
       const { cert, key, clientCa } = settings.tls ?? {};
@@ -129,8 +129,8 @@ export class WebConfig {
     if (users.size === 0) return { headers, ...(makeServer && { tls: makeServer }) };
     if (!this.#verifier) {
       throw new UserError(
-        `${this.#path}: there were no basic_auth_users before`,
-        "start again, to have passwords looked at",
+        `${this.#path}: basic_auth_users are new`,
+        "restart the agent, which can begin to check passwords only at its start",
         ExitCode.failed,
       );
     }
@@ -143,12 +143,12 @@ export class WebConfig {
   }
 }
 
-/** @param what what the file is, for who gave it */
+/** @param what the flag or the setting that names the file */
 function readFile(file: string, what: string): string {
   let fd: number | undefined;
   try {
     fd = openSync(file, AT_ONCE);
-    // Looked at once it is open: who owns the directory may put something else in its place.
+    // Checked once it is open: the directory's owner may put another file in its place.
     const stats = fstatSync(fd);
     if (!stats.isFile() || stats.size > MAX_FILE_BYTES) {
       throw Object.assign(new Error(), { code: stats.isFile() ? "EFBIG" : "not a file" });
@@ -160,7 +160,7 @@ function readFile(file: string, what: string): string {
     throw new UserError(
       `cannot read ${what} ${file} (${code})`,
       denied
-        ? "let the user that the meter runs as read it, with chgrp and chmod"
+        ? "let the agent's user read it, with chgrp and chmod"
         : code === "EFBIG"
           ? "name a file of at most 1 MiB"
           : code === "EMFILE"

@@ -1,4 +1,4 @@
-/** HTTP: a table of pages, read only. Knows nothing of what they say. */
+/** HTTP: serves a table of pages, read only. It knows nothing of their content. */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import {
   type AddressInfo,
@@ -23,7 +23,7 @@ export interface Address {
   port: number;
 }
 
-/** A socket that listens already, by its file descriptor. */
+/** A socket that listens already: its file descriptor. */
 export interface Inherited {
   fd: number;
 }
@@ -33,29 +33,29 @@ export interface Answer {
   status?: number;
   /** The type that was asked for, by default. */
   type?: string;
-  /** Its Content-Security-Policy, whatever is set for all; by default it may load and run nothing. */
+  /** Its Content-Security-Policy, which no setting overrides; by default it may load and run nothing. */
   policy?: string;
   body: string;
 }
 
 export interface Page {
-  /** The content types it comes in; the first is for who likes none, so that no scraper is turned away. */
+  /** The content types it comes in. A client that accepts none gets the first: no scraper is turned away. */
   types: readonly string[];
-  /** Makes it, for everybody who waits for it in this type. */
+  /** Makes it, for all clients that wait for it in this type. */
   make(type: string): Answer | Promise<Answer>;
 }
 
-/** What stands before the pages. */
+/** What guards the pages. */
 export interface Protection {
-  /** Makes a server that speaks TLS and hands over who may come in; undefined for plain HTTP. */
+  /** Makes a server that speaks TLS and hands over the clients it admits; undefined for plain HTTP. */
   readonly tls?: (welcome: (socket: Socket) => void) => Server;
   /** Headers of every answer. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Whether a client is let in, by the header that names user and password; undefined for everybody. */
+  /** Whether a client is admitted, by the header with user and password; undefined to admit all. */
   readonly admit?: (authorization: string | undefined, client: string) => Promise<Verdict>;
 }
 
-/** "later": too many passwords of this client wait to be looked at. */
+/** "later": too many passwords of this client wait to be checked. */
 export type Verdict = "welcome" | "stranger" | "later";
 
 export interface Web {
@@ -69,15 +69,15 @@ export const HTML = "text/html; charset=utf-8";
 export const JSON_TYPE = "application/json; charset=utf-8";
 
 const METHODS = ["GET", "HEAD"];
-/** The policy of what is no page to look at. */
+/** The policy of answers that bring none of their own. */
 const NOTHING = "default-src 'none'; frame-ancestors 'none'";
-/** What a client asks for in more letters than this is not looked at: it can take long to. */
+/** A longer header that says what a client accepts is ignored: reading it can take long. */
 const MAX_ACCEPT_CHARS = 1024;
-/** Milliseconds that a page is waited with while more and more ask for it. */
+/** Milliseconds that a page is held back while more and more clients ask for it. */
 const GATHER_MAX_MS = 50;
 const compress = promisify(gzip);
 
-/** An answer as it is sent; compressed once for everybody. */
+/** An answer as it is sent; compressed once for all clients. */
 interface Sheet {
   status: number;
   type: string;
@@ -88,16 +88,16 @@ interface Sheet {
 
 const NOT_FOUND = sheet({ status: 404, body: "not found\n" });
 const NOT_ALLOWED = sheet({ status: 405, body: "only GET and HEAD\n" });
-const STRANGER = sheet({ status: 401, body: "user and password, please\n" });
+const STRANGER = sheet({ status: 401, body: "user and password needed\n" });
 const LATER = sheet({ status: 429, body: "too many passwords at once\n" });
 const MISDIRECTED = sheet({
   status: 421,
-  body: "asked for by a name that is not this machine's: ask for its address, localhost or its host name; a reverse proxy has to send one of these as Host\n",
+  body: "the Host of this request is not a name of this machine: use its address, localhost or its host name; a reverse proxy has to send one of these as Host\n",
 });
 const BROKEN = sheet({ status: 500, body: "this is a bug: see the log\n" });
 
 export interface ServeOptions {
-  /** What is in force now; asked at every connection and every request. */
+  /** Returns the settings in force; called at every connection and every request. */
   protection?: () => Protection;
   bounds?: Bounds;
 }
@@ -107,7 +107,7 @@ const OPEN: Protection = { headers: {} };
 /**
  * Serves the pages, by path, on every address.
  *
- * @throws UserError where an address cannot be listened on; none is then
+ * @throws UserError where it cannot listen on an address; then it listens on none
  */
 export async function serve(
   addresses: readonly (Address | Inherited)[],
@@ -117,7 +117,7 @@ export async function serve(
 ): Promise<Web> {
   const connections = new Connections(bounds);
   const table = new Map([...pages].map(([path, page]) => [path, toSheets(page, onError)]));
-  // It does not listen, so it has no time limits of its own: those of the connections are it.
+  // It does not listen, so its own time limits never apply: those of the connections do.
   const http = createServer({ keepAliveTimeout: bounds.patience }, (request, response) => {
     const client = request.socket as Duplex as Client;
     if (client.destroyed || !connections.ask(client)) return;
@@ -137,8 +137,8 @@ export async function serve(
     else speak(socket);
   };
 
-  // Starts the threads that compress: libuv aborts where it can start none, as the user that
-  // the agent becomes may not (RLIMIT_NPROC), nor anybody in a full control group of pids.
+  // Starts the threads that compress. Later libuv might not be able to, and abort: the user that
+  // the agent becomes may have no processes left (RLIMIT_NPROC), or the control group no pids.
   await compress("");
 
   const listeners: Server[] = [];
@@ -148,7 +148,7 @@ export async function serve(
   };
   try {
     for (const address of addresses) {
-      // Half open: who has said all may still wait for the answer.
+      // Half open: a client that has sent all may still wait for the answer.
       const listener = createListener({ allowHalfOpen: true, noDelay: true }, welcome);
       listeners.push(listener);
       await listen(listener, address);
@@ -186,9 +186,9 @@ function sheet({ status = 200, type = TEXT, policy, body }: Answer): Sheet {
 }
 
 /**
- * Calls `make` once for all who ask before it begins, and waits for those who are
- * about to: everybody gets what was made after they asked, and however many they
- * are, timers run between two calls.
+ * Calls `make` once for all clients that ask before it begins, and waits for those that are
+ * about to. Each gets what was made after it asked. However many clients there are, timers
+ * run between two calls.
  */
 function shared<T>(make: () => Promise<T>): () => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
@@ -227,7 +227,7 @@ async function answer(
   const encoding = preference(headers["accept-encoding"]);
   const negotiator = new Negotiator({ headers: { accept, "accept-encoding": encoding } });
   const sheets = table.get(pathOf(request));
-  // First of all: not even passwords are looked at for a page of somebody else.
+  // First of all: a request that a foreign web page makes gets no password checked, either.
   const verdict = isMisdirected(request, client.localAddress)
     ? "misdirected"
     : ((await protection.admit?.(headers.authorization, client.remoteAddress)) ?? "welcome");
@@ -255,7 +255,7 @@ async function answer(
     body = await sheet.gzip;
     response.setHeader("content-encoding", "gzip");
   }
-  // What comes with a request is not read, so nothing can come after it.
+  // The body of a request is not read, so no request can follow it.
   if (hasBody(request)) response.setHeader("connection", "close");
   const fields = {
     "content-type": sheet.type,
@@ -266,9 +266,9 @@ async function answer(
     "content-security-policy": NOTHING,
     ...protection.headers,
   };
-  // One by one: of two spellings of a name the last counts, and not both.
+  // Set one by one: of two spellings of a name only the last one counts.
   for (const [name, value] of Object.entries(fields)) response.setHeader(name, value);
-  // Another one would stop its scripts, and none is stricter.
+  // Any other policy would stop its scripts, and none is stricter.
   if (sheet.policy) response.setHeader("content-security-policy", sheet.policy);
   response.writeHead(sheet.status);
   connections.answer(client, body.length);
@@ -298,10 +298,10 @@ function toUrl(text: string): URL | undefined {
 }
 
 /**
- * Whether a request that came in over loopback names another host. A web page can have its
+ * Whether a request that came in over loopback names another host. A web page can make its
  * own name lead here, and then a browser on this machine lets it read the answers (DNS
- * rebinding); but it cannot do so under an address or a name of this machine. Who names no
- * host is no browser.
+ * rebinding). It cannot do so under an address or a name of this machine. A client that names
+ * no host is not a browser.
  */
 function isMisdirected({ url = "", headers }: IncomingMessage, localAddress: string): boolean {
   if (!/^(::ffff:)?127\.|^::1$/.test(localAddress)) return false;

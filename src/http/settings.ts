@@ -1,6 +1,6 @@
 /**
- * What a file for --web.config.file may say: the format of the Prometheus exporter toolkit.
- * What the format has and this server has not is refused, never ignored.
+ * The format of --web.config.file: that of the Prometheus exporter toolkit. A setting that this
+ * server does not support is refused, never ignored.
  */
 import { dirname, resolve } from "node:path";
 import { getCiphers } from "node:tls";
@@ -18,7 +18,7 @@ const KEYS = {
   http_server_config: ["http2", "headers"],
 };
 
-/** In order; of older ones no good is left (RFC 8996). */
+/** In order; the older ones are deprecated (RFC 8996). */
 const VERSIONS = { TLS12: "TLSv1.2", TLS13: "TLSv1.3" } as const;
 const CURVES: Record<string, string> = {
   CurveP256: "P-256",
@@ -31,12 +31,12 @@ const CLIENT_AUTH: Record<string, { ask: boolean; require: boolean; verify: bool
   NoClientCert: { ask: false, require: false, verify: false },
   RequestClientCert: { ask: true, require: false, verify: false },
   RequireAnyClientCert: { ask: true, require: true, verify: false },
-  // The toolkit's name for the same of old.
+  // The toolkit's old name for the same.
   RequireClientCert: { ask: true, require: true, verify: false },
   VerifyClientCertIfGiven: { ask: true, require: false, verify: true },
   RequireAndVerifyClientCert: { ask: true, require: true, verify: true },
 };
-/** Headers that may be set, and what to. */
+/** Headers that may be set, each with its values; undefined for any value. */
 const HEADERS: Record<string, readonly string[] | undefined> = {
   "Content-Security-Policy": undefined,
   "X-Frame-Options": ["deny", "sameorigin"],
@@ -46,7 +46,7 @@ const HEADERS: Record<string, readonly string[] | undefined> = {
 };
 const BCRYPT = /^\$2[abxy]\$(?:0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}$/;
 
-/** What a file asks for; the files that it names are not read yet. */
+/** The settings of a file; the files that it names are not read yet. */
 export interface WebSettings {
   tls: TlsSettings | undefined;
   headers: Record<string, string>;
@@ -75,20 +75,20 @@ export function parseWebConfig(text: string, path: string): WebSettings {
   const [error] = document.errors;
   if (error) {
     const { line } = lines.linePos(error.pos[0]);
-    refuse(`it is no YAML: line ${line}: ${error.code}`, `mend line ${line}`);
+    refuse(`it is not valid YAML: line ${line}: ${error.code}`, `correct line ${line}`);
   }
 
   const fields = (value: unknown, where: string, known?: readonly string[]): Fields => {
     if (value === undefined || value === "") return new Map();
     if (!(value instanceof Map)) {
-      return refuse(`${where || "it"} is no mapping`, "see docs/web.md for the format");
+      return refuse(`${where || "it"} is not a mapping`, "see docs/web.md for the format");
     }
     for (const key of value.keys()) {
       if (typeof key !== "string" || (known && !known.includes(key))) {
-        const name = typeof key === "string" ? key : "a key that is no text";
+        const name = typeof key === "string" ? key : "a key that is not text";
         refuse(
           `unknown: ${where && `${where}.`}${name}`,
-          known ? `leave it out; known are ${known.join(", ")}` : "give texts as keys",
+          known ? `leave it out; known are ${known.join(", ")}` : "use text as keys",
         );
       }
     }
@@ -96,7 +96,7 @@ export function parseWebConfig(text: string, path: string): WebSettings {
   };
   const string = (from: Fields, key: string): string => {
     const value = from.get(key) ?? "";
-    return typeof value === "string" ? value : refuse(`${key} is no text`, "give it one value");
+    return typeof value === "string" ? value : refuse(`${key} is not text`, "give it one value");
   };
   const list = (from: Fields, key: string): string[] => {
     const value = from.get(key) ?? "";
@@ -104,7 +104,7 @@ export function parseWebConfig(text: string, path: string): WebSettings {
     const texts = Array.isArray(value) && value.every((each) => typeof each === "string");
     return texts
       ? value
-      : refuse(`${key} is no list`, "give each value in a line of its own, after -");
+      : refuse(`${key} is not a list`, "give each value on a line of its own, after -");
   };
   const flag = (from: Fields, key: string, fallback: boolean): boolean => {
     const value = string(from, key);
@@ -117,7 +117,7 @@ export function parseWebConfig(text: string, path: string): WebSettings {
       ? (choices[name] as T)
       : refuse(`${key} cannot be ${name}`, `give one of ${Object.keys(choices).join(", ")}`);
 
-  const content = orRefuse(`${path}: it is no YAML`, "write each value out, without *", () =>
+  const content = orRefuse(`${path}: it is not valid YAML`, "write each value out, without *", () =>
     document.toJS({ mapAsMap: true }),
   );
   const top = fields(isMap(document.contents) ? content : (content ?? ""), "", KEYS[""]);
@@ -125,16 +125,19 @@ export function parseWebConfig(text: string, path: string): WebSettings {
   const http = fields(top.get("http_server_config"), "http_server_config", KEYS.http_server_config);
 
   if (top.has("rate_limit")) {
-    refuse("rate_limit is not supported", "leave it out: what requests may cost is bounded anyway");
+    refuse("rate_limit is not supported", "leave it out: the cost of requests is bounded anyway");
   }
   if (tls.has("client_allowed_sans")) {
     refuse(
       "client_allowed_sans is not supported",
-      "leave it out, and give a client_ca_file that has signed the clients you mean and no others",
+      "leave it out, and give a client_ca_file that signs the clients you want and no others",
     );
   }
   if (flag(http, "http2", false)) {
-    refuse("http2 is not supported", "say http2: false, or nothing: Prometheus takes HTTP/1.1");
+    refuse(
+      "http2 is not supported",
+      "leave it out, or set it to false: Prometheus accepts HTTP/1.1",
+    );
   }
 
   const source = (name: string): Source | undefined => {
@@ -159,21 +162,21 @@ export function parseWebConfig(text: string, path: string): WebSettings {
     const clientCa = source("client_ca");
     if (clientCa && !clientAuth.ask) {
       refuse(
-        `client_ca_file is of no use with client_auth_type ${type}`,
+        `client_ca_file has no effect with client_auth_type ${type}`,
         "give client_auth_type: RequireAndVerifyClientCert",
       );
     }
     if (clientAuth.verify && !clientCa) {
       refuse(
         `client_auth_type ${type} needs client_ca_file`,
-        "give the file of the certificates that have signed the clients'",
+        "give the file of the certificates that signed the clients' certificates",
       );
     }
     const min = version("min_version", "TLS12");
     const max = version("max_version", "TLS13");
     if (min > max) refuse("min_version is above max_version", "give a lower min_version");
-    // Those of TLS 1.3 are not for choosing, as in the toolkit; without any other there is
-    // no TLS 1.2.
+    // The suites of TLS 1.3 cannot be chosen, as in the toolkit. If the list has no others,
+    // there is no TLS 1.2.
     const suites = list(tls, "cipher_suites");
     const ciphers = suites.flatMap((name) => {
       if (/^TLS_(AES|CHACHA20)_/.test(name)) return [];
@@ -209,7 +212,7 @@ export function parseWebConfig(text: string, path: string): WebSettings {
       refuse(`${name} cannot be ${JSON.stringify(value)}`, `give ${allowed.join(" or ")}`);
     }
     if (/[^\t\x20-\x7e]/.test(value)) {
-      refuse(`${name} has a character that no header may have`, "leave it out");
+      refuse(`${name} has a character that is not allowed in a header`, "leave it out");
     }
     if (value) headers[name.toLowerCase()] = value;
   }
@@ -218,14 +221,14 @@ export function parseWebConfig(text: string, path: string): WebSettings {
   for (const user of users.keys()) {
     if (!BCRYPT.test(string(users, user))) {
       refuse(
-        `the password of ${JSON.stringify(user)} is no bcrypt hash`,
+        `the password of ${JSON.stringify(user)} is not a bcrypt hash`,
         `make one: htpasswd -nBC 10 "" | tr -d ':\\n'`,
       );
     }
   }
 
   return {
-    // Any of the others asks for TLS, as in the toolkit: so a missing cert_file is told.
+    // Any of these settings asks for TLS, as in the toolkit, so a missing cert_file is reported.
     tls: tls.size > 0 ? tlsSettings() : undefined,
     headers,
     users: users as Map<string, string>,

@@ -1,4 +1,4 @@
-/** TLS, as a file of settings asks for it: keys and certificates, checked. */
+/** TLS by the settings of a file: checks keys and certificates. */
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { createSecureContext, createServer, type TlsOptions } from "node:tls";
 import { ExitCode, UserError } from "../base/errors.ts";
@@ -18,10 +18,10 @@ export interface TlsSettings {
 
 export type Source = { pem: string } | { file: string };
 
-/** Reads a file; the second argument says what it is, for the message where it cannot. */
+/** Reads a file; the second argument names the setting, for the error message. */
 type Read = (file: string, what: string) => string;
 
-/** Reads key and certificates, checks them, and makes of them what a server is made with. */
+/** Reads and checks key and certificates; returns the function that makes a server with them. */
 export function toServer(
   { cert, key, clientCa, clientAuth, options }: TlsSettings,
   read: Read,
@@ -47,7 +47,7 @@ export function toServer(
     ...options,
     cert: certificate.text,
     key: privateKey.text,
-    // None rather than those that Node.js knows, which would vouch for anybody.
+    // None rather than those that Node.js knows, which would vouch for any client they signed.
     ca: authority ? [authority.text] : [],
     requestCert: clientAuth.ask,
     // Decided below, where both are known.
@@ -62,12 +62,12 @@ export function toServer(
       const given = socket.getPeerX509Certificate() !== undefined;
       if (given ? !clientAuth.verify || socket.authorized : !clientAuth.require) welcome(socket);
       else socket.destroy();
-      // Also who is out of time, whom Node.js leaves connected.
+      // Also for a client that is out of time, which Node.js leaves connected.
     }).on("tlsClientError", (_, socket) => socket.destroy());
 }
 
 interface Pem {
-  /** What to call it: "cert_file /etc/cert.pem". */
+  /** Its name in messages: "cert_file /etc/cert.pem". */
   name: string;
   text: string;
 }

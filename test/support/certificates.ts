@@ -5,7 +5,7 @@ import { sh } from "./meter.ts";
 /**
  * Makes in `directory` a certificate authority (ca.pem), what it has signed for a
  * server at 127.0.0.1 and for a client (server.pem, client.pem, each with a .key),
- * and a stranger whom nobody has signed.
+ * and a stranger that none has signed.
  */
 export function makeCertificates(directory: string): void {
   const openssl = (...args: string[]) => sh("openssl", args, { cwd: directory, stdio: "pipe" });

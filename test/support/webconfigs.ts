@@ -1,4 +1,4 @@
-/** Files for --web.config.file, beside what certificates.ts makes, and who refuses them. */
+/** Files for --web.config.file, beside those of certificates.ts, and how each is refused. */
 
 /** Of "secret", at the lowest cost, by crypt(3) of libxcrypt. */
 export const SECRET = "$2y$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW";
@@ -28,8 +28,8 @@ export const GOOD = [
 
 /** Refused by promtool as well. */
 export const BAD: [text: string, message: string][] = [
-  ["a: [", "it is no YAML: line 1"],
-  ["- a", "it is no mapping"],
+  ["a: [", "it is not valid YAML: line 1"],
+  ["- a", "it is not a mapping"],
   ["nonsense: 1", "unknown: nonsense"],
   ["tls_server_config: { cert_fil: x }", "unknown: tls_server_config.cert_fil"],
   ["tls_server_config: { cert_file: server.pem }", "key_file is missing"],
@@ -41,18 +41,18 @@ export const BAD: [text: string, message: string][] = [
   ["tls_server_config: { cert_file: server.pem, key_file: client.key }", "does not belong to"],
   [tls("client_auth_type: Nonsense"), "client_auth_type cannot be Nonsense"],
   [tls("client_auth_type: constructor"), "client_auth_type cannot be constructor"],
-  [tls("client_ca_file: ca.pem"), "client_ca_file is of no use"],
+  [tls("client_ca_file: ca.pem"), "client_ca_file has no effect"],
   [tls("client_auth_type: RequestClientCert, client_ca_file: gone"), "(ENOENT)"],
   [tls("min_version: TLS9"), "min_version cannot be TLS9"],
   [tls("cipher_suites: [TLS_INVENTED]"), "cipher_suites: there is no TLS_INVENTED"],
-  [tls("cipher_suites: 1"), "cipher_suites is no list"],
+  [tls("cipher_suites: 1"), "cipher_suites is not a list"],
   [tls("curve_preferences: [P1]"), "curve_preferences cannot be P1"],
   [tls("prefer_server_cipher_suites: maybe"), "prefer_server_cipher_suites cannot be maybe"],
-  [`${tls("min_version: TLS12")}\ntls_server_config: {}`, "it is no YAML: line 2"],
+  [`${tls("min_version: TLS12")}\ntls_server_config: {}`, "it is not valid YAML: line 2"],
   ["http_server_config: { headers: { X-Other: x } }", "unknown: headers.X-Other"],
   ["http_server_config: { headers: { X-Frame-Options: x } }", "X-Frame-Options cannot be"],
-  ["basic_auth_users: { alice: secret }", 'the password of "alice" is no bcrypt hash'],
-  ["basic_auth_users: [alice]", "basic_auth_users is no mapping"],
+  ["basic_auth_users: { alice: secret }", 'the password of "alice" is not a bcrypt hash'],
+  ["basic_auth_users: [alice]", "basic_auth_users is not a mapping"],
 ];
 
 /** What promtool may accept: not supported here, or not safe. */
@@ -70,6 +70,6 @@ export const OURS: [text: string, message: string][] = [
   [tls("min_version: TLS11"), "min_version cannot be TLS11"],
   [tls("cert: x"), "both cert and cert_file are given"],
   ["tls_server_config: { cert_file: ., key_file: server.key }", "(not a file)"],
-  ["a: 1\n---\nb: 1", "it is no YAML"],
-  ["basic_auth_users: *nobody", "it is no YAML"],
+  ["a: 1\n---\nb: 1", "it is not valid YAML"],
+  ["basic_auth_users: *nobody", "it is not valid YAML"],
 ];

@@ -32,7 +32,7 @@ test("a line that is far longer than a pipe reaches a reader that keeps up, at o
   rmSync(directory, { recursive: true });
 });
 
-test("what can never be written again is said, and what to do", async () => {
+test("an error after which nothing can be written is reported, with a remedy", async () => {
   const lines = new Lines(openSync("/dev/null", "r"));
   lines.write("x");
   await expect(lines.broken).rejects.toThrow("cannot write to stdout (EBADF)");

@@ -8,7 +8,7 @@ import { frame, type Moment, plain } from "../../../src/top/frame.ts";
 import { press, viewBy } from "../../../src/top/view.ts";
 import { snapshot } from "../../support/snapshot.ts";
 
-/** Of each kind one or two; the last four are no text, of nobody's, and of nobody yet. */
+/** Of each kind one or two; the last four are no text, for private use, or not assigned yet. */
 const UNSEEN = [
   ...["\0", "\x07", "\t", "\n", "\r", "\x1b", "\x7f", "\u0085", "\u009b", "\u009d"],
   ...["\u00ad", "\u061c", "\u200b", "\u200f", "\u202a", "\u202e", "\u2066", "\u2069", "\ufeff"],

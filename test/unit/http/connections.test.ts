@@ -6,7 +6,7 @@ import { afterEach, expect, onTestFinished, test, vi } from "vitest";
 import { BOUNDS, type Client, Connections } from "../../../src/http/connections.ts";
 import { type Page, serve, TEXT } from "../../../src/http/server.ts";
 
-// The bounds that the meter has, each at its very edge.
+// The agent's bounds, each at its very edge.
 
 const MIB = 1 << 20;
 const ASK = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -112,7 +112,7 @@ test.each([
   ["nothing", ""],
   ["half of a request", ASK.slice(0, -2)],
   ["a request whose answer does not come", ASK],
-])("who says %s has 30 seconds", async (_, text) => {
+])("a client that sends %s has 30 seconds", async (_, text) => {
   const port = await serving(() => new Promise(() => {}));
   vi.useFakeTimers(onlyTimers);
   const peer = await connect(port, text);
@@ -143,7 +143,7 @@ test("an answer that was sent gives 30 seconds more", async () => {
   await seen(() => peer.closed);
 });
 
-test("who has gone leaves no timer", async () => {
+test("a client that has gone leaves no timer", async () => {
   const port = await serving();
   vi.useFakeTimers(onlyTimers);
   const peer = await connect(port);
@@ -183,7 +183,7 @@ test("four requests of a connection may wait, again and again; the fifth ends it
   expect(answers(peer)).toBe(12);
 });
 
-test("who has said all gets the answer that it waits for, and then the end", async () => {
+test("a client that has sent all gets the answer that it waits for, and then the end", async () => {
   const port = await serving(async () => {
     await sleep(200);
     return { body: "hello\n" };
@@ -222,7 +222,7 @@ test("64 MiB of answers may be unread, and for a byte more the oldest goes", () 
   expect(gone(all)).toEqual([false, true, true, false]);
 });
 
-test("answers that were read, and of who has gone, take up no room", async () => {
+test("answers that were read, and those of clients that have gone, take up no room", async () => {
   const connections = new Connections(BOUNDS);
   const all = clients(connections, 3);
   onTestFinished(() => {
@@ -260,7 +260,7 @@ test("of what a connection has received 1024 bytes are handed over in a turn", a
     client.destroy();
   });
   (socket as unknown as PassThrough).write("x".repeat(12 * 1024));
-  // Nor more than that before somebody takes them.
+  // Nor more than that before a client takes them.
   client.once("readable", () => {});
   for (let i = 0; i < 20; i++) await turn();
   expect(client.readableLength).toBe(1024);

@@ -5,7 +5,7 @@ import { projectPath } from "../../support/files.ts";
 import { result } from "../../support/meter.ts";
 import { SECRET } from "../../support/webconfigs.ts";
 
-// As they are, but noted: what they are for does not show in what comes out.
+// The real functions, but their calls are noted: the results do not show what they are for.
 vi.mock("node:crypto", async (original) => {
   const real = await original<typeof import("node:crypto")>();
   const { createHmac, timingSafeEqual } = real;
@@ -46,7 +46,7 @@ test.each([
 });
 
 test.each([undefined, "", "Basic", "Basic !!!", "Bearer YWxpY2U6c2VjcmV0", "Digest x"])(
-  "%j is nobody's",
+  "%j belongs to no user",
   async (header) => {
     const passwords = new Passwords(new Map([["alice", SECRET]]), verifier);
     expect(await passwords.admit(header, "")).toBe("stranger");
@@ -63,7 +63,7 @@ function noting(right: boolean) {
   return { asked, verifier: { verify } as unknown as Verifier };
 }
 
-test("a user that there is not costs what another costs, always the same", async () => {
+test("an unknown user costs as much as a known one, and always the same", async () => {
   const { asked, verifier } = noting(true);
   const passwords = new Passwords(new Map(Object.entries({ alice: SECRET, bob: SLOW })), verifier);
   const costs = new Set<string>();
@@ -80,7 +80,7 @@ test("a user that there is not costs what another costs, always the same", async
   expect(costs).toEqual(new Set([SECRET, SLOW]));
 });
 
-test("a right password is looked at once, a wrong one each time", async () => {
+test("a right password is checked once, a wrong one each time", async () => {
   const { asked, verifier } = noting(true);
   const passwords = new Passwords(new Map([["alice", SECRET]]), verifier);
   for (let i = 0; i < 5; i++)
@@ -92,7 +92,7 @@ test("a right password is looked at once, a wrong one each time", async () => {
   expect(wrong.asked).toHaveLength(5);
 });
 
-test("a flood of wrong passwords holds up nothing, and nobody from elsewhere", async () => {
+test("a flood of wrong passwords holds up nothing, and no other client", async () => {
   const passwords = new Passwords(
     new Map([
       ["alice", SLOW.replace("$12$", "$14$")],
@@ -130,7 +130,7 @@ test("of all clients together 256 passwords may wait, and no more", async () => 
   expect(await ask(0)).toBe(true);
 });
 
-test("of one client four passwords may wait, whoever else does", async () => {
+test("of one client four passwords may wait, whatever others do", async () => {
   const own = await Verifier.start();
   onTestFinished(() => own.close());
   const ask = (client: string) => own.verify(Buffer.from("secret"), SECRET, client);
@@ -141,7 +141,7 @@ test("of one client four passwords may wait, whoever else does", async () => {
   await Promise.all(asked);
 });
 
-test("a password that several come with at once is looked at once", async () => {
+test("a password that several clients send at once is checked once", async () => {
   const { asked, verifier } = noting(true);
   const passwords = new Passwords(new Map([["alice", SECRET]]), verifier);
   const come = () => passwords.admit(basic("alice:secret"), "");
@@ -149,7 +149,7 @@ test("a password that several come with at once is looked at once", async () => 
   expect(asked).toHaveLength(1);
 });
 
-test("two users who come with the same password at once are looked at one by one", async () => {
+test("two users with the same password at once are checked one by one", async () => {
   const users = new Map(Object.entries({ alice: SECRET, none: EMPTY }));
   const passwords = new Passwords(users, verifier);
   const come = (user: string) => passwords.admit(basic(`${user}:secret`), "");
@@ -176,7 +176,7 @@ test("what is remembered of a password is keyed by a secret of its own, and comp
   expect(secrets[0]).not.toBe(secrets[1]);
 });
 
-test("where the thread has died, nobody waits for it", async () => {
+test("where the thread has died, no request waits for it", async () => {
   const own = await Verifier.start();
   onTestFinished(() => own.close());
   const wrong = own.verify(Buffer.from("x"), "no hash", "a");

@@ -69,7 +69,7 @@ test("it answers on every address", async () => {
   for (const each of web.origins) expect(await (await fetch(each)).text()).toBe("hello\n");
 });
 
-test("what is no page may load and run nothing; a page has a policy of its own, whatever is set for all", async () => {
+test("other answers than pages may load and run nothing; a page has a policy of its own, whatever is set for all", async () => {
   const policy = "script-src 'self'";
   const pages = new Map<string, Page>([
     ["/", { types: [TEXT], make: () => ({ body: "hello\n", policy }) }],
@@ -201,7 +201,7 @@ test.each([
     const { status, headers, body } = await get(path, { host }, method);
     expect(status).toBe(421);
     expect(headers["content-type"]).toBe(TEXT);
-    expect(body.toString()).toMatch(method === "HEAD" ? /^$/ : /^.*: ask for .*\n$/);
+    expect(body.toString()).toMatch(method === "HEAD" ? /^$/ : /^.*: use its .*\n$/);
   }
 });
 
@@ -211,7 +211,7 @@ test("a target that names another host is refused, whatever its header says", as
   }
 });
 
-test("for another host not even a password is looked at", async () => {
+test("for another host not even a password is checked", async () => {
   const protection = () => ({ headers: {}, admit: () => expect.unreachable() });
   const web = await serve([LOOPBACK], new Map(), fail, { protection });
   onTestFinished(() => web.close());
@@ -260,7 +260,7 @@ test("close ends open connections", async () => {
   await ended;
 });
 
-test("what many ask for at once is made once for those who wait, and timers run meanwhile", async () => {
+test("a page that many ask for at once is made once for all, and timers run meanwhile", async () => {
   let made = 0;
   const slow = page(() => {
     for (const end = performance.now() + 20; performance.now() < end; );
@@ -306,7 +306,7 @@ test.each([
     "half of a chunk",
     "POST /x HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n9\r\nabc",
   ],
-])("who says %s, and then a byte now and again, is shut out", async (_, start) => {
+])("a client that sends %s, and then a byte now and again, is shut out", async (_, start) => {
   const { port } = await bounded({ patience: 500 });
   const socket = await connect(port);
   socket.write(start);
@@ -315,7 +315,7 @@ test.each([
   clearInterval(timer);
 });
 
-test("who goes on asking stays connected for longer than one answer may take", async () => {
+test("a client that goes on asking stays connected for longer than one answer may take", async () => {
   const { port } = await bounded({ patience: 2000 });
   const socket = await connect(port);
   for (let i = 0; i < 30; i++) {
@@ -327,7 +327,7 @@ test("who goes on asking stays connected for longer than one answer may take", a
   socket.destroy();
 });
 
-test("who does not read an answer is shut out", async () => {
+test("a client that does not read an answer is shut out", async () => {
   const { port } = await bounded({ patience: 500 });
   const socket = await connect(port);
   socket.write("GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n");
@@ -335,7 +335,7 @@ test("who does not read an answer is shut out", async () => {
   expect((await answered(socket)).length).toBeLessThan(LARGE.length);
 });
 
-test("answers that nobody reads give way to the next", async () => {
+test("answers that are not read give way to the next", async () => {
   const { port, origin } = await bounded({ unread: 3 * LARGE.length });
   const idle = await Promise.all(Array.from({ length: 8 }, () => connect(port)));
   for (const socket of idle) {
@@ -383,7 +383,7 @@ test("preferences beyond measure, which take long to read, are not read", async 
   expect(codings.headers["content-encoding"]).toBeUndefined();
 });
 
-test("who has said all, and closes that side, is answered", async () => {
+test("a client that has sent all, and closes that side, is answered", async () => {
   const socket = await connect(ports(web)[0].port);
   socket.end("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
   expect(await answered(socket)).toMatch(/^HTTP\/1.1 200 .*\n\r\nhello\n$/s);

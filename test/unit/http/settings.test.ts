@@ -201,29 +201,26 @@ test.each([
   ["RequireAnyClientCert", false, true, true],
   ["VerifyClientCertIfGiven", true, false, true],
   ["RequireAndVerifyClientCert", false, false, true],
-])(
-  "%s lets in who has no certificate: %s, a stranger's: %s, one that is signed: %s",
-  async (type, ...lets) => {
-    const ca = type === "NoClientCert" ? "" : ", client_ca_file: ca.pem";
-    const web = await serveBehind(
-      await open(`tls_server_config: { ${TLS}, client_auth_type: ${type}${ca} }`),
+])("%s admits no certificate: %s, an unsigned one: %s, a signed one: %s", async (type, ...lets) => {
+  const ca = type === "NoClientCert" ? "" : ", client_ca_file: ca.pem";
+  const web = await serveBehind(
+    await open(`tls_server_config: { ${TLS}, client_auth_type: ${type}${ca} }`),
+  );
+  const clients = [
+    {},
+    ...["stranger", "client"].map((name) => ({
+      cert: read(`${name}.pem`),
+      key: read(`${name}.key`),
+    })),
+  ];
+  for (const [i, client] of clients.entries()) {
+    const let_in = await get(web, client).then(
+      ({ status }) => status === 200,
+      () => false,
     );
-    const clients = [
-      {},
-      ...["stranger", "client"].map((name) => ({
-        cert: read(`${name}.pem`),
-        key: read(`${name}.key`),
-      })),
-    ];
-    for (const [i, client] of clients.entries()) {
-      const let_in = await get(web, client).then(
-        ({ status }) => status === 200,
-        () => false,
-      );
-      expect(let_in).toBe(lets[i]);
-    }
-  },
-);
+    expect(let_in).toBe(lets[i]);
+  }
+});
 
 test("every path asks for user and password, and either wrong is refused", async () => {
   const hash = SECRET.replace("2y", "2b");
@@ -340,7 +337,7 @@ test("nothing goes on once it is closed", () => {
   writeFileSync(path, `basic_auth_users: { alice: ${SECRET} }`);
   const program = `const { WebConfig } = require(${JSON.stringify(projectPath("dist/http/protection.js"))});
     WebConfig.open(${JSON.stringify(path)}, () => {}).then((config) => config.close());`;
-  // The thread that looks at passwords would keep the process from ending.
+  // The thread that checks passwords would keep the process from ending.
   expect(result(process.execPath, ["-e", program])).toEqual({ status: 0, stdout: "", stderr: "" });
 });
 
@@ -355,7 +352,7 @@ test("what is gone does not count as what it held", async () => {
   expect(said[0]).toContain("(ENOENT)");
 });
 
-test("passwords change with the file, and so does who was let in", async () => {
+test("passwords change with the file, also for users who were admitted", async () => {
   const config = await open(`basic_auth_users: { alice: ${SECRET} }`);
   const web = await serveBehind(config);
   const ask = async (user: string) => {
@@ -368,7 +365,7 @@ test("passwords change with the file, and so does who was let in", async () => {
   expect(await ask("alice")).toBe(401);
 });
 
-test("who says nothing, nonsense or plain HTTP to the TLS port harms nothing", async () => {
+test("a client that sends nothing, nonsense or plain HTTP to the TLS port harms nothing", async () => {
   const web = await serveBehind(await open(`tls_server_config: { ${TLS} }`));
   const { port } = new URL(web.origins[0] as string);
   for (const bytes of [
@@ -385,7 +382,7 @@ test("who says nothing, nonsense or plain HTTP to the TLS port harms nothing", a
   expect((await get(web)).status).toBe(200);
 });
 
-test("who connects and begins no TLS gives way, the oldest first", async () => {
+test("clients that begin no TLS give way, the oldest first", async () => {
   const config = await open(`tls_server_config: { ${TLS} }`);
   const web = await serveBehind(config, { ...BOUNDS, connections: 8 });
   const { port } = new URL(web.origins[0] as string);
@@ -420,7 +417,7 @@ test("a TLS handshake has ten seconds, whatever comes meanwhile", async () => {
   });
   begin("nothing after the first message", (socket) => socket.write(hello));
   begin("nothing more", (socket) => socket.end(hello.subarray(0, 50)));
-  // Who is through has more.
+  // A client that is through has more.
   const through = connect({ host: "127.0.0.1", port, ca: read("ca.pem") }).on("error", () => {});
   await until("all to be shut out", () => slow.size === 5, 15_000);
   for (const time of slow.values()) expect(time).toBeGreaterThan(9_990);
@@ -447,7 +444,7 @@ test("the oldest version is the one that was asked for", async () => {
   await expect(get(web, { maxVersion: "TLSv1.2" })).rejects.toThrow();
 });
 
-test("more passwords at once than are looked at are answered 429, whoever's they are", async () => {
+test("more passwords at once than are checked are answered 429, of known and unknown users", async () => {
   const slow = "$2y$12$abcdefghijklmnopqrstuuT1Iwu6o8Wx7BoOyIMHfgVJq6JO/IJhW";
   const web = await serveBehind(await open(`basic_auth_users: { alice: ${slow} }`));
   for (const user of ["alice", "nobody"]) {
