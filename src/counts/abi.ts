@@ -14,13 +14,13 @@ export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";
 
-/** The uid in the key of the row of execs that counts what found no room. */
+/** The uid in the key of the row that counts execs for which the table had no room. */
 export const OTHER_UID = 0xffff_ffff;
 
-/** What the kernel keeps of a command's name: TASK_COMM_LEN - 1 bytes. */
+/** The kernel keeps this many bytes of a command's name: TASK_COMM_LEN - 1. */
 export const MAX_COMMAND_BYTES = 15;
 
-/** The key that counts programs started under the command name `name`. */
+/** The key that counts execs of the command `name`. */
 export function watchKey(name: string): string {
   return WATCH_PREFIX + name;
 }
@@ -31,8 +31,8 @@ export function watchedName(key: string): string | undefined {
 }
 
 /**
- * The counts of the watched names among the counters. Names that are no UTF-8 can look the
- * same once decoded: those are one.
+ * The counts of the watched names among the counters. Names that are not UTF-8 can look the
+ * same once decoded; their counts are added up.
  */
 export function watchedCounts(counters: Iterable<[key: string, count: bigint]>) {
   const watched = new Map<string, bigint>();

@@ -1,6 +1,6 @@
 /**
- * What may be chosen for counting, by a flag or by the library's caller. Each function returns
- * the choice, and throws a UserError where it cannot be.
+ * Checks what a flag, or an option of the library, chooses for counting. Each function returns
+ * the choice, or throws a UserError where it is not allowed.
  */
 import { wrong } from "../base/errors.ts";
 import { MAX_COMMAND_BYTES } from "./abi.ts";

@@ -1,8 +1,8 @@
 /** Names of the errors that execve and execveat return. */
 import { constants } from "node:os";
 
-// Node.js lists what POSIX has. ELIBBAD is Linux's own; the others never reach a
-// program: a signal came, and the call is made again (linux/errno.h).
+// Node.js lists the errors of POSIX. ELIBBAD is Linux's own. The others never reach a
+// program: a signal came, and the kernel makes the call again (linux/errno.h).
 const NAMES = new Map<number, string>([
   [0, "unknown"],
   [80, "ELIBBAD"],
@@ -15,7 +15,7 @@ for (const [name, number] of Object.entries(constants.errno)) {
   if (!NAMES.has(number)) NAMES.set(number, name);
 }
 
-/** The name of a positive errno, or its digits where it has none; "unknown" of 0. */
+/** The name of a positive errno, or its digits where it has none; "unknown" for 0. */
 export function errnoName(errno: number): string {
   return NAMES.get(errno) ?? `${errno}`;
 }

@@ -1,47 +1,47 @@
-/** How fast counts grow: what a row does now and what all do over minutes, from snapshots. */
+/** How fast counts grow, from snapshots: each row now and over a minute, the totals over minutes. */
 import { type Series, type Snapshot, seriesOf, totalsOf } from "./snapshot.ts";
 
-/** Milliseconds between two snapshots that are told apart, a little less than the second that both views ask at. */
+/** Milliseconds between two snapshots that count as two. Both views take one a second: this is a little less. */
 const SNAPSHOT_MIN_MS = 900;
-/** How often, and how long, what the rates of a minute are made of is kept. */
+/** How often a snapshot is kept for the rates of a minute, and for how long. */
 const STEP_MS = 5_000;
 const MINUTE_MS = 60_000;
-/** After a pause longer than this there is nothing that a rate of now could be made of. */
+/** After a longer pause, what was seen before says nothing about the rate now. */
 const PAUSE_MAX_MS = 45_000;
 
-/** A series and how fast it grows, in counts per second; undefined where nobody knows yet. */
+/** A series and how fast it grows, in counts per second; undefined until that is known. */
 export interface Rated extends Series {
   /** Since the snapshot before the last, usually a second ago. */
   second: number | undefined;
   /** Over the last minute, or for as long as there are snapshots. */
   minute: number | undefined;
-  /** Since the counts run. */
+  /** Since the counts began. */
   start: number;
 }
 
 /** Every count at one moment, by the series' number. */
 interface Column {
   clock: number;
-  /** NaN, or none, for what was not there. */
+  /** NaN, or none, for a series that was not there. */
   counts: Float64Array;
   execs: number;
 }
 
 /**
- * The rates of every series of a meter. Takes a snapshot a second, or as many as come; keeps
- * the last one, and of each count 16 numbers of 8 bytes at most: for 65,536 rows, 8 MiB, and
- * 20 for their names.
+ * The rates of every series of a meter. It takes a snapshot a second, or as many as come. It
+ * keeps the last one, and at most 16 numbers of 8 bytes for each count: for 65,536 rows 8 MiB,
+ * and 20 MiB for their names.
  */
 export class Rates {
   /** The series' numbers, by key: rows are never removed, watched names may be. */
   readonly #numbers = new Map<string, number>();
-  /** The last and the one before. */
+  /** The last one, and the one before it. */
   #now: Column | undefined;
   #before: Column | undefined;
-  /** One each STEP_MS, of which the first is as old as a minute. */
+  /** One each STEP_MS; the first is a minute old. */
   #steps: Column[] = [];
   readonly #forgetAfter: number;
-  /** Of the last snapshot, and how old its counts are in seconds. */
+  /** The series of the last snapshot, and for how many seconds they have been counted. */
   #latest: Series[] = [];
   #age = 0;
 
@@ -89,19 +89,20 @@ export class Rates {
     });
   }
 
-  /** Seconds that the rates of a minute are over. */
+  /** Seconds that the rates of a minute cover. */
   get window(): number {
     return ((this.#now?.clock ?? 0) - (this.#steps[0]?.clock ?? 0)) / 1000;
   }
 
-  /** How many series are told apart. */
+  /** How many series it knows. */
   get width(): number {
     return this.#numbers.size;
   }
 
   /**
-   * From a column to the last one. A row that was not there was 0, unless it has more than
-   * came since then: a user whose name was not known before. What falls, somebody has set back.
+   * The rate from a column to the last one. A row that was not there was 0, unless its count
+   * exceeds all execs since then: a user whose name was not known before. A count that falls
+   * was set back by another process.
    */
   #since(column: Column | undefined, number: number, name: Series["name"]): number | undefined {
     const now = this.#now;
@@ -122,7 +123,7 @@ export class Rates {
   }
 }
 
-/** The totals at one moment; undefined what is not counted. */
+/** The totals at one moment; undefined for what is not counted. */
 export interface Sample {
   /** Monotonic time in milliseconds. */
   clock: number;
@@ -131,7 +132,7 @@ export interface Sample {
   failures: bigint | undefined;
 }
 
-/** The totals of the last minutes: the last MOST snapshots that are a second apart or more. */
+/** The totals of the last minutes: the last MOST snapshots that are at least a second apart. */
 export class History {
   /** 10 minutes at one a second, 50 at one in five; in memory less than 300 KiB. */
   static readonly MOST = 600;

@@ -1,11 +1,11 @@
-/** Plain data that says what was counted at one moment; every count is a u64 as bigint. */
+/** The counts at one moment, as plain data; every count is a u64 as bigint. */
 import { EXECS_MAP } from "./abi.ts";
 import { type Label, OTHER } from "./labels.ts";
 
 export interface ProgramStats {
   /** The C name: "count_execve". */
   name: string;
-  /** Where it hangs: "tracepoint/syscalls/sys_enter_execve". */
+  /** Where it is attached: "tracepoint/syscalls/sys_enter_execve". */
   hook: string;
   /** As `bpftool prog` shows it. */
   id: number;
@@ -14,7 +14,7 @@ export interface ProgramStats {
   runTime: bigint;
   /**
    * Runs that the kernel skipped (recursion_misses in struct bpf_prog_info);
-   * undefined where it skips some and does not say.
+   * undefined where it may skip some and does not report them.
    */
   misses: bigint | undefined;
 }
@@ -25,43 +25,43 @@ export interface TableFill {
   capacity: number;
 }
 
-/** Programs started that the labels' values tell apart from all others. */
+/** The execs that have the same values of all labels. */
 export interface ExecsRow {
   labels: Partial<Record<Label, string>>;
-  /** The user's, where that is a label: the name may become known later, or change. */
+  /** The user's, where user is a label: the name may become known later, or change. */
   uid?: number;
   count: bigint;
 }
 
-/** Failed calls by the errno's name. */
+/** Failures by the errno's name. */
 export type FailureCounts = Record<"execve" | "execveat", ReadonlyMap<string, bigint>>;
 
 export interface Snapshot {
   time: Date;
   /** Monotonic time in milliseconds, for rates: the clock on the wall may jump. */
   clock: number;
-  /** Since when these counts run. */
+  /** When these counts began. */
   startTime: Date;
   /** Calls that entered the kernel; undefined with --attempts off. */
   attempts: { execve: bigint; execveat: bigint } | undefined;
-  /** Runs skipped that the headline lacks; undefined where nobody knows. */
+  /** Skipped runs that the headline lacks; undefined where the kernel does not report them. */
   missed: bigint | undefined;
-  /** Programs started. */
+  /** Calls that succeeded: programs started. */
   execs: bigint;
-  /** What execs are broken down by. */
+  /** The labels that break execs down. */
   by: readonly Label[];
   /**
-   * Programs started, broken down; the sum is `execs`. Without labels, one row. Users of one
-   * name have rows of their own: see distinct().
+   * Execs, broken down; the sum is `execs`. Without labels there is one row. Users with the same
+   * name have a row each: see distinct().
    */
   execsBy: readonly ExecsRow[];
   /** Undefined without --failures. */
   failures: FailureCounts | undefined;
-  /** Calls that only asked whether they might, and might; undefined without --failures. */
+  /** Calls of execveat with AT_EXECVE_CHECK that returned 0; undefined without --failures. */
   checks: bigint | undefined;
-  /** Calls that there was no room to follow to their ends; undefined without --failures. */
+  /** Calls that were not followed to their ends, for lack of room; undefined without --failures. */
   unfollowed: bigint | undefined;
-  /** Programs started, by watched command name. */
+  /** Execs by watched command name. */
   watched: ReadonlyMap<string, bigint>;
   programs: readonly ProgramStats[];
   tables: readonly TableFill[];
@@ -70,8 +70,8 @@ export interface Snapshot {
 }
 
 /**
- * Rows with those made one that are the same by `key`; the sum stays. Takes longer than all the
- * rest of a read, and is hardly ever needed.
+ * Merges rows that are the same by `key`; the sum stays. It takes longer than the rest of a
+ * read, and is hardly ever needed.
  */
 export function merged(rows: readonly ExecsRow[], key: (row: ExecsRow) => string): ExecsRow[] {
   const byKey = new Map<string, ExecsRow>();
@@ -83,7 +83,7 @@ export function merged(rows: readonly ExecsRow[], key: (row: ExecsRow) => string
   return [...byKey.values()];
 }
 
-/** Rows that differ in their labels: users of one name are one. */
+/** Rows that differ in their labels: users with the same name share one. */
 export function distinct(rows: readonly ExecsRow[]): readonly ExecsRow[] {
   const names = new Map<number | undefined, string | undefined>();
   for (const { labels, uid } of rows) names.set(uid, labels.user);
@@ -91,14 +91,14 @@ export function distinct(rows: readonly ExecsRow[]): readonly ExecsRow[] {
   return merged(rows, ({ labels }) => Object.values(labels).join("\0"));
 }
 
-/** The number on the printed line: attempts by execve, or successes with --attempts off. */
+/** The headline, the number on the printed line: attempts by execve, or execs with --attempts off. */
 export function headline(snapshot: Snapshot): bigint {
   return snapshot.attempts?.execve ?? snapshot.execs;
 }
 
 /**
- * What the headline did since `previous`, or since the start: the difference, and
- * executions per second (0 where no time has passed, or where somebody else has set the
+ * How the headline changed since `previous`, or since the start: the difference, and the
+ * rate per second (0 where no time has passed, or where another process has set the
  * count back).
  */
 export function change(
@@ -115,16 +115,16 @@ export function change(
   };
 }
 
-/** One count of a snapshot that says who or what. */
+/** A count of a snapshot that has labels. */
 export interface Series {
   name: "exec" | "failed" | "watched";
   labels: Record<string, string>;
   count: bigint;
-  /** To find it again by in another snapshot. */
+  /** Identifies the series in every snapshot. */
   key: string;
 }
 
-/** What grew since `previous`, or since the start, and by how much: the most first. */
+/** The series that grew since `previous`, or since the start, and by how much; the most first. */
 export function moved(previous: Snapshot | undefined, now: Snapshot): Moved[] {
   const before = new Map<string, bigint>();
   for (const { key, count } of previous ? seriesOf(previous) : []) before.set(key, count);
@@ -143,8 +143,8 @@ interface Moved {
 }
 
 /**
- * Every count that says who or what: rows of the breakdown, failures, watched names. Of as many
- * as there can be it takes a while: written so that it is a short one.
+ * Every count that has labels: rows of the breakdown, failures, watched names. There can be
+ * many thousands, so it is written to be fast.
  */
 export function seriesOf({ by, execsBy, failures, watched }: Snapshot): Series[] {
   const all: Series[] = [];
@@ -168,7 +168,7 @@ export function seriesOf({ by, execsBy, failures, watched }: Snapshot): Series[]
   return all;
 }
 
-/** Attempts by either call, execs, and failures of either; undefined what is not counted. */
+/** Attempts by either call, execs, and failures of either; undefined for what is not counted. */
 export function totalsOf({ attempts, execs, failures }: Snapshot) {
   const sum = (counts: Iterable<bigint>) => [...counts].reduce((total, count) => total + count, 0n);
   return {
@@ -178,35 +178,35 @@ export function totalsOf({ attempts, execs, failures }: Snapshot) {
   };
 }
 
-/** What is short where runs of a program were skipped; see docs/kernels.md. */
+/** What skipped runs of each program make inexact; see docs/kernels.md. */
 const SHORT: Record<string, string> = {
-  count_execve: "calls of execve are short by as many",
-  count_execveat: "calls of execveat are short by as many",
-  count_attempts: "calls are short by up to as many",
-  count_execve_failure: "up to as many failed calls of execve have an unknown errno",
-  count_execveat_failure: "up to as many failed calls of execveat have an unknown errno",
-  count_failures: "up to as many failed calls have an unknown errno",
-  count_killed: "failed calls of tasks that ended are short by up to as many",
-  count_exec: `programs started are ${OTHER} instead of who they were, and not among the watched`,
+  count_execve: "attempts by execve are too low by as many",
+  count_execveat: "attempts by execveat are too low by as many",
+  count_attempts: "attempts are too low by up to as many",
+  count_execve_failure: "up to as many failures of execve have an unknown errno",
+  count_execveat_failure: "up to as many failures of execveat have an unknown errno",
+  count_failures: "up to as many failures have an unknown errno",
+  count_killed: "failures of tasks that ended are too low by up to as many",
+  count_exec: `these execs count as ${OTHER}, and not as watched`,
 };
 
-/** What the numbers have against them, in sentences; nothing where they are exact. */
+/** Why the counts may be inexact, in sentences; empty where they are exact. */
 export function doubts({ programs, by, tables, unfollowed }: Snapshot): string[] {
   const table = tables.find(({ name }) => name === EXECS_MAP);
   const full = by.length > 0 && table && table.entries >= table.capacity;
   return [
     ...(programs.some(({ misses }) => misses === undefined)
-      ? ["This kernel does not say how many runs it skips: calls may be counted short."]
+      ? ["This kernel does not report missed runs: attempts may be too low."]
       : []),
     ...programs
       .filter(({ misses }) => misses)
       .map(({ name, misses }) => `The kernel skipped ${misses} runs of ${name}: ${SHORT[name]}.`),
     ...(unfollowed
-      ? [`${unfollowed} calls could not be followed: their failures may be the other call's.`]
+      ? [
+          `${unfollowed} calls could not be followed: their failures may be counted under the other call.`,
+        ]
       : []),
-    ...(full
-      ? [`The table is full: what has no row of its own counts as ${OTHER} (--max-series).`]
-      : []),
+    ...(full ? [`The table is full: execs without a row count as ${OTHER} (--max-series).`] : []),
   ];
 }
 

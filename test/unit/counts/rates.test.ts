@@ -31,7 +31,7 @@ test("a rate is of the last second, of the last minute, and since the start", ()
   expect(rate(rates, "sh")).toEqual([50, (2 * 60 + 48) / 60, 448 / 200]);
 });
 
-test("of a first snapshot only the rate since the start is known, of few that of as long as there are", () => {
+test("the first snapshot gives only the rate since the start, a few give the rate over their time", () => {
   const rates = new Rates();
   expect(rates.series).toEqual([]);
   rates.add(at(10, { sh: 20n }));
@@ -56,7 +56,7 @@ test("a row that comes later began at 0", () => {
   expect(rate(rates, "sh")).toEqual([0, 0, 0.5]);
 });
 
-test("a row that came with no column of its own has rates of 0 until there is one", () => {
+test("a row of a snapshot that came too soon has rates of 0 until the next one", () => {
   const rates = new Rates();
   rates.add(at(1, { sh: 1n }));
   rates.add(at(2, { sh: 1n }));
@@ -92,7 +92,7 @@ test("where the clock was before the start no rate is made of that", () => {
   expect(rate(rates, "sh")?.[2]).toBe(0);
 });
 
-test("what falls, and what is gone and comes again, makes no negative rate", () => {
+test("a count that falls, or is gone and comes again, makes no negative rate", () => {
   const rates = new Rates();
   rates.add(at(1, { sh: 100n }));
   rates.add(at(2, { sh: 3n }));
@@ -147,7 +147,7 @@ test("the history keeps the last ten minutes of seconds, and no more", () => {
   expect(history.samples[0]?.clock).toBe(last.clock - (History.MOST - 1) * 1000);
 });
 
-test("who asks once an hour is told the rate of the hour", () => {
+test("snapshots an hour apart give the rate of the hour", () => {
   const rates = new Rates(2 * 3_600_000);
   rates.add(at(1, { sh: 0n }));
   rates.add(at(3601, { sh: 7200n }));

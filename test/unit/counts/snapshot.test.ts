@@ -12,7 +12,7 @@ test("the line is the one the interface shows", () => {
   );
 });
 
-test("a count that somebody else set back is shown as it is, and no rate is made of it", () => {
+test("a count that another process set back is shown as it is, and no rate is made of it", () => {
   const less = snapshot({ clock: 11_000, attempts: { execve: 2n, execveat: 0n } });
   expect(change(now, less)).toEqual({ delta: -21n, rate: 0 });
   expect(format("text", now, less)).toContain(" execve_counter: 2 (-21, 0.0/s)");
@@ -55,7 +55,7 @@ test("a user whose name becomes known has grown by what came since, and under no
   expect(execsBy.map(({ count }) => count)).toEqual([9n, 3n]);
 });
 
-test("a name taken off the list and put back has grown by nothing", () => {
+test("a watched name that is removed and added again has grown by nothing", () => {
   const less = snapshot({ watched: new Map([["nc", 1n]]) });
   expect(moved(now, less)).toEqual([]);
 });
@@ -71,7 +71,7 @@ test("skipped runs are shown once there are any", () => {
   const skipped = snapshot({ clock: 6000, missed: 2n });
   expect(format("text", before, skipped)).toMatch(/\/s, 2 missed\)$/m);
   expect(format("json", before, skipped)).toContain('"missed":2,');
-  // Where the kernel does not say, neither do we.
+  // Where the kernel does not report them, the line does not either.
   const unknown = snapshot({ clock: 6000, missed: undefined });
   expect(format("text", before, unknown)).not.toContain("missed");
   expect(format("json", before, unknown)).toContain('"missed":null,');
@@ -91,7 +91,7 @@ test("JSON carries counts digit for digit", () => {
   );
 });
 
-test("without attempts the number is that of successes", () => {
+test("without attempts the number is that of execs", () => {
   const off = snapshot({ attempts: undefined });
   expect(headline(off)).toBe(21n);
   expect(format("json", undefined, off)).not.toContain("attempts");

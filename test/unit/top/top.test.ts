@@ -266,9 +266,9 @@ describe("the screen", () => {
       ),
     });
     expect(lines(skipping(2n))[1]).toBe("execs 21  attempts 25  2 missed");
-    expect(lines(skipping(2n))[4]).toContain("calls of execveat are short by as many");
+    expect(lines(skipping(2n))[4]).toContain("attempts by execveat are too low by as many");
     expect(lines(skipping(undefined))[1]).toBe("execs 21  attempts 25");
-    expect(lines(skipping(undefined))[4]).toContain("does not say how many runs it skips");
+    expect(lines(skipping(undefined))[4]).toContain("does not report missed runs");
     expect(lines({ attempts: undefined, failures: undefined }).slice(1, 3)).toEqual([
       "execs 21  none missed",
       "█▁▅ execs/s, at most 10.0",

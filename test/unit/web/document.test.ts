@@ -101,27 +101,27 @@ const skipping = (name: string, misses: bigint | undefined) => ({
 
 test.each([
   [{}, []],
-  [skipping("count_execve", 7n), [/skipped 7 runs of count_execve: calls of execve are short/]],
-  [skipping("count_execveat", 7n), [/7 runs of count_execveat: calls of execveat are short/]],
-  [skipping("count_attempts", 7n), [/7 runs of count_attempts: calls are short by up to/]],
-  [skipping("count_execve_failure", 7n), [/up to as many failed calls of execve have an unknown/]],
   [
-    skipping("count_execveat_failure", 7n),
-    [/up to as many failed calls of execveat have an unknown/],
+    skipping("count_execve", 7n),
+    [/skipped 7 runs of count_execve: attempts by execve are too low/],
   ],
-  [skipping("count_failures", 7n), [/up to as many failed calls have an unknown errno/]],
-  [skipping("count_killed", 7n), [/failed calls of tasks that ended are short by up to/]],
+  [skipping("count_execveat", 7n), [/7 runs of count_execveat: attempts by execveat are too low/]],
+  [skipping("count_attempts", 7n), [/7 runs of count_attempts: attempts are too low by up to/]],
+  [skipping("count_execve_failure", 7n), [/up to as many failures of execve have an unknown/]],
+  [skipping("count_execveat_failure", 7n), [/up to as many failures of execveat have an unknown/]],
+  [skipping("count_failures", 7n), [/up to as many failures have an unknown errno/]],
+  [skipping("count_killed", 7n), [/failures of tasks that ended are too low by up to/]],
   [{ unfollowed: 7n }, [/^7 calls could not be followed/]],
-  [skipping("count_exec", 7n), [/7 runs of count_exec: programs started are other/]],
-  [skipping("count_failures", undefined), [/does not say how many/]],
+  [skipping("count_exec", 7n), [/7 runs of count_exec: these execs count as other/]],
+  [skipping("count_failures", undefined), [/does not report missed runs/]],
   [{ tables: [{ name: "execs", entries: 16, capacity: 16 }] }, [/table is full/]],
   // Without labels it has two rows, and is always full.
   [{ by: [], tables: [{ name: "execs", entries: 2, capacity: 2 }] }, []],
-])("what a snapshot has against it is said: %#", (changes, expected) => {
+])("the page says why counts may be inexact: %#", (changes, expected) => {
   expect(doubts(snapshot(changes))).toEqual(expected.map((word) => expect.stringMatching(word)));
 });
 
-test("the history is told by a clock that nobody sets", () => {
+test("the history has times of a clock that is never set", () => {
   const history = new History();
   history.add(snapshot({ clock: 1000, attempts: undefined }));
   history.add(snapshot({ clock: 3000, failures: undefined }));
@@ -137,7 +137,7 @@ test("the history is told by a clock that nobody sets", () => {
   expect(clock).toBe(performance.timeOrigin + 4000);
 });
 
-test("of rows that nobody runs any more the page gets those with the most", () => {
+test("of rows that grow no more the page gets those with the highest counts", () => {
   const status = statuses("", "", () => undefined);
   // The clock was set before the meter's start.
   const time = new Date(0);
