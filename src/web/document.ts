@@ -1,4 +1,4 @@
-/** The page at /: one document that asks nobody but the meter for anything. */
+/** The page at /: one document that asks the agent, and no other host, for anything. */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -15,7 +15,7 @@ export function readPage(telemetryPath: string): Document {
   const style = read("page.css");
   const script = read("page.js");
   const parts: Record<string, string> = {
-    // Relative, for who puts it behind a proxy under another path.
+    // Relative, so that it works behind a proxy under another path.
     telemetry: telemetryPath.slice(1),
     style: `<style>${style}</style>`,
     // As a module it runs once the document is there.

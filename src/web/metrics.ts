@@ -1,15 +1,15 @@
-/** The exposition: what a Snapshot looks like to Prometheus. */
+/** The exposition: a Snapshot in the formats of Prometheus. */
 import { collectDefaultMetrics, type Metric, Registry } from "prom-client";
 import { distinct, type Snapshot } from "../counts/snapshot.ts";
 
-/** What /metrics can answer with; the first is the default. */
+/** The formats of /metrics; the first is the default. */
 export const CONTENT_TYPES = [
   Registry.PROMETHEUS_CONTENT_TYPE,
   Registry.OPENMETRICS_CONTENT_TYPE,
 ] as const;
 export type ContentType = (typeof CONTENT_TYPES)[number];
 
-/** What a scrape shows besides the counts. */
+/** What a scrape has besides the counts. */
 export interface Agent {
   version: string;
   nodeVersion: string;
@@ -67,19 +67,19 @@ const FAMILIES: readonly Family[] = [
   {
     name: "execve_counter_checks_total",
     type: "counter",
-    help: "Calls of execveat that only asked whether they might (AT_EXECVE_CHECK), and might.",
+    help: "Calls of execveat with AT_EXECVE_CHECK that returned 0.",
     samples: ({ checks }) => (checks === undefined ? [] : [[{}, checks]]),
   },
   {
     name: "execve_counter_unfollowed_total",
     type: "counter",
-    help: "Calls that there was no room to follow: a failure of theirs may be the other call's.",
+    help: "Calls not followed for lack of room: a late failure may be counted under the other call.",
     samples: ({ unfollowed }) => (unfollowed === undefined ? [] : [[{}, unfollowed]]),
   },
   {
     name: "execve_counter_watched_total",
     type: "counter",
-    help: "Programs started under a watched command name.",
+    help: "Execs of a watched command.",
     samples: ({ watched }) => [...watched].map(([command, count]) => [{ command }, count]),
   },
   {
@@ -97,7 +97,7 @@ const FAMILIES: readonly Family[] = [
   {
     name: "execve_counter_start_time_seconds",
     type: "gauge",
-    help: "Since when these counts run, in seconds since 1970.",
+    help: "When these counts began, in seconds since 1970.",
     samples: ({ startTime }) => [[{}, startTime.getTime() / 1000]],
   },
   {

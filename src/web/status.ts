@@ -1,16 +1,16 @@
-/** What the page at / shows, as it asks for it: a snapshot with rates, cut to what a page holds. */
+/** The answers that the page at / asks for: a snapshot with rates, cut to the rows that it shows. */
 import { type History, type Rated, Rates } from "../counts/rates.ts";
 import { doubts, headline, type Snapshot, type TableFill, totalsOf } from "../counts/snapshot.ts";
 
-/** How many rows the page gets by each of its orders, and how many of what somebody chose to watch. */
+/** How many rows the page gets by each of its orders, and how many watched commands. */
 const MAX_ROWS = 25;
 const MAX_WATCHED = 250;
 
-/** A series as JSON has it; a count that is no safe integer is digits all the same. */
+/** A series in JSON; a count beyond the safe integers has all its digits, too. */
 export interface Row<Count> {
   labels: Record<string, string>;
   count: Count;
-  /** Per second; null where nobody knows yet. */
+  /** Per second; null until that is known. */
   second: number | null;
   minute: number | null;
 }
@@ -19,29 +19,29 @@ export interface Status<Count = bigint> {
   version: string;
   host: string;
   time: string;
-  /** The same in ms since 1970, by a clock that is not set while the meter runs. */
+  /** The same in ms since 1970, by a clock that is not set while the agent runs. */
   clock: number;
   start_time: string;
   execve_counter: Count;
   attempts: { execve: Count; execveat: Count } | null;
   execs: Count;
-  /** Of either call together; null where they are not counted. */
+  /** Of both calls together; null where they are not counted. */
   failures: Count | null;
-  /** What the numbers have against them; none where they are exact. */
+  /** Why the counts may be inexact; empty where they are exact. */
   doubts: string[];
   by: readonly string[];
-  /** Seconds that rates of a minute are over: fewer, where nobody has looked for as long. */
+  /** Seconds that the rates of a minute cover: fewer until a page has asked for a minute. */
   minute: number;
-  /** The rows that grow most and those with the most, in no order. */
+  /** The rows that grow most and those with the highest counts, in no order. */
   rows: Row<Count>[];
-  /** How many there are. */
+  /** How many rows there are. */
   all_rows: number;
   failed: Row<Count>[];
   watched: Row<Count>[];
   all_watched: number;
   programs: { name: string; hook: string; id: number }[];
   tables: readonly TableFill[];
-  /** Seconds of the meter's time that this took. */
+  /** Seconds of the agent's time that this took. */
   seconds: number;
 }
 
@@ -53,9 +53,9 @@ export interface Past<Count = bigint> {
 }
 
 /**
- * What makes a Status of each snapshot, one after another; keeps what rates are made of.
+ * Returns a function that makes a Status of each snapshot. It keeps what rates are made of.
  *
- * @param fallen says what somebody else has set back
+ * @param fallen says which count another process has set back
  */
 export function statuses(
   version: string,
@@ -107,7 +107,7 @@ export function past(history: History, now: Snapshot): Past {
   };
 }
 
-/** The first by each of the page's orders. */
+/** The first rows by each of the page's orders. */
 function most(series: readonly Rated[], limit: number): Row<bigint>[] {
   const chosen = new Set([
     ...first(series, limit, ({ second }) => second ?? 0),

@@ -34,7 +34,7 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-/** The page of a meter, live; what it complains of and asks for is noted. */
+/** The page of a meter, live; its errors and requests are noted. */
 async function look(origin: string, options: BrowserContextOptions = {}): Promise<Page> {
   const context = await browser.newContext({ locale: "en-GB", ...options });
   const page = await context.newPage();
@@ -122,18 +122,18 @@ test("during and after a storm of known size the page says what /metrics says", 
     await compare();
     expect(await Promise.all(ends)).toEqual(ends.map(() => [0, null]));
     await until("the row", async () =>
-      (await table(page, "who")).some((row) => row[0] === name && row.at(-1) === "3,000"),
+      (await table(page, "busiest")).some((row) => row[0] === name && row.at(-1) === "3,000"),
     );
     await compare();
     expect((await table(page, "watched"))[0]?.at(-1)).toBe("3,000");
-    // Nobody else calls it.
+    // No other program calls it.
     const failed = await table(page, "failed");
     expect(failed.find(([syscall]) => syscall === "execveat")?.at(-1)).toBe("2,000,000");
     expect(complaints).toEqual([]);
   });
 });
 
-test("the page asks nobody but the meter, and only for numbers", async () => {
+test("the page asks only the agent, and only for numbers", async () => {
   await withMeter([], async (meter) => {
     const page = await look(meter.origin);
     await live(page);
@@ -154,9 +154,7 @@ test("the chart moves, and tells of what was before the page was opened", async 
     await live(page);
     const label = () => page.$eval("#chart", (chart) => chart.getAttribute("aria-label") ?? "");
     const most = async () =>
-      Number(
-        /programs started \S+ now, (\S+) at most/.exec(await label())?.[1]?.replaceAll(",", ""),
-      );
+      Number(/execs \S+ now, (\S+) at most/.exec(await label())?.[1]?.replaceAll(",", ""));
     const rate = await most();
     expect(rate).toBeGreaterThan(5);
     const before = await drawn(page, "execs");
@@ -194,7 +192,7 @@ test("with a new meter in the place of the old one the page is live again, witho
   await until("the count", async () => (await table(page, "watched"))[0]?.at(-1) === "100");
   await meter.stop();
   await until("a word", async () => (await text(page, "#state")).includes("no answer since"));
-  // What was known stays, and is marked.
+  // The old numbers stay, and are marked as old.
   expect((await table(page, "watched"))[0]?.at(-1)).toBe("100");
   expect(await page.getAttribute("main", "data-stale")).toBe("true");
 
@@ -209,7 +207,7 @@ test("with a new meter in the place of the old one the page is live again, witho
   });
 });
 
-test("what is no read is said, and the meter is live again once it can read", async () => {
+test("a failed read is reported, and the page is live again once a read works", async () => {
   await withMeter([], async (meter) => {
     const page = await look(meter.origin);
     await live(page);
@@ -231,7 +229,7 @@ test("a name with markup, or worse, is text", async () => {
     const page = await look(meter.origin);
     const shown = [...names.slice(0, 3), "a\\u{a}b\\u{202e}c", "\\u{1b}[2J"];
     await until("the rows", async () => {
-      const found = (await table(page, "who")).map(([command]) => command);
+      const found = (await table(page, "busiest")).map(([command]) => command);
       return shown.every((name) => found.includes(name));
     });
     expect((await table(page, "watched")).map(([command]) => command).sort()).toEqual(
@@ -298,7 +296,7 @@ test("the keyboard reaches all there is: pause, orders, tables, links", async ()
     start(uniqueName(), 50);
     const page = await look(meter.origin);
     await live(page);
-    await until("rows", async () => (await table(page, "who")).length > 0);
+    await until("rows", async () => (await table(page, "busiest")).length > 0);
     const stops: string[] = [];
     for (let i = 0; i < 40; i++) {
       await page.keyboard.press("Tab");
@@ -310,25 +308,27 @@ test("the keyboard reaches all there is: pause, orders, tables, links", async ()
       );
     }
     expect(stops).toEqual(
-      expect.arrayContaining(["pause", "who-title", "now /s", "total", "metrics"]),
+      expect.arrayContaining(["pause", "busiest-title", "now /s", "total", "metrics"]),
     );
 
     const orders = () =>
-      page.$$eval("#who th[aria-sort]", (cells) =>
+      page.$$eval("#busiest th[aria-sort]", (cells) =>
         cells.map((cell) => cell.getAttribute("aria-sort")),
       );
     expect(await orders()).toEqual(["none", "descending", "none"]);
-    await page.focus("#who th:last-child button");
+    await page.focus("#busiest th:last-child button");
     await page.keyboard.press("Enter");
     expect(await orders()).toEqual(["none", "none", "descending"]);
-    const totals = (await table(page, "who")).map((row) => Number(row.at(-1)?.replaceAll(",", "")));
+    const totals = (await table(page, "busiest")).map((row) =>
+      Number(row.at(-1)?.replaceAll(",", "")),
+    );
     expect(totals).toEqual([...totals].sort((a, b) => b - a));
 
     await page.focus("#pause");
     await page.keyboard.press("Space");
     expect(await state(page)).toBe("paused");
     // Its orders are there all the same.
-    await page.click("#who th:nth-last-child(3) button");
+    await page.click("#busiest th:nth-last-child(3) button");
     expect(await orders()).toEqual(["descending", "none", "none"]);
     const still = [await number(page, "execs"), asked.length];
     start(uniqueName(), 50);
@@ -341,7 +341,7 @@ test("the keyboard reaches all there is: pause, orders, tables, links", async ()
   });
 });
 
-test("a page that nobody sees asks for nothing, and knows all when it is seen again", async () => {
+test("a hidden page asks for nothing, and knows all when it is seen again", async () => {
   await withMeter(["--interval", "1s"], async (meter) => {
     const page = await look(meter.origin);
     await live(page);
@@ -388,11 +388,11 @@ test("however often it is paused and let go, it asks once a second", async () =>
   });
 });
 
-test("a total that fell, because somebody edits the maps, is said for as long as it may be wrong", async () => {
+test("a total that fell, because another process edits the maps, is reported for as long as it may be wrong", async () => {
   await withMeter([], async (meter) => {
     const page = await look(meter.origin);
     await live(page);
-    expect(await text(page, "#doubts")).toBe("Exact: the kernel has skipped nothing.");
+    expect(await text(page, "#doubts")).toBe("Exact: the kernel skipped no runs.");
     sh(STORM, ["execve", "1", "50000"]);
     await until("a count", async () => Number(await number(page, "execve")) > 50_000);
     const zero = ["value", "hex", ..."00 ".repeat(8).trim().split(" ")];
@@ -400,7 +400,7 @@ test("a total that fell, because somebody edits the maps, is said for as long as
     await until("a word", async () => /execve fell from \d+ to/.test(await text(page, "#doubts")));
     await sleep(2500);
     expect(await text(page, "#doubts")).toMatch(
-      /^execve fell from \d+ to \d+: somebody else edits/,
+      /^execve fell from \d+ to \d+: another process edits/,
     );
   });
 });

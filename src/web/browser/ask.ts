@@ -1,6 +1,6 @@
-/** Questions to the meter, by HTTP. */
+/** Requests to the agent, by HTTP. */
 
-/** Milliseconds until a question is given up. */
+/** Milliseconds until a request is given up. */
 const ANSWER_MAX_MS = 5_000;
 
 function parse(text: string) {
@@ -12,9 +12,9 @@ function parse(text: string) {
     const value = JSON.parse(text, digits);
     if (typeof value.start_time === "string") return value;
   } catch {
-    // somebody else's words
+    // not JSON, or no object
   }
-  throw new Error("an answer that is none of a meter");
+  throw new Error("the answer is not from execve-counter");
 }
 
 /** The answer to a GET of the path; @throws Error whose message the page shows */
@@ -25,7 +25,7 @@ export async function ask(path: string) {
     cache: "no-store",
     signal: AbortSignal.timeout(ANSWER_MAX_MS),
   })
-    // Whatever a browser says of it.
+    // Each browser has words of its own for it.
     .catch(() => Promise.reject(new Error("no connection")));
   const text = await response.text();
   if (response.ok) return parse(text);

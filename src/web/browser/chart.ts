@@ -12,7 +12,7 @@ const DASHES = { attempts: [], execs: [8, 4], failures: [2, 3] };
 /**
  * Draws the chart into `place`.
  *
- * @param label what to call a moment, in seconds since 1970
+ * @param label returns the label of a moment, which is in seconds since 1970
  * @param onPoint called with the index of the point that the pointer is at; undefined for none
  */
 export function makeChart(
@@ -21,7 +21,7 @@ export function makeChart(
   label: (seconds: number) => string,
   onPoint: (index: number | undefined) => void,
 ): UPlot {
-  // Of what is drawn on a canvas a style sheet knows nothing.
+  // A style sheet does not reach what is drawn on a canvas.
   const style = (of: Element) => getComputedStyle(of);
   const colour = (name: string) => {
     const probe = make("span");

@@ -1,14 +1,14 @@
 /** Elements of the page, and how numbers and names look in them. */
 import { escaped, visible } from "../../base/text.ts";
 
-/** As JSON brings it: what is no safe integer comes as a bigint where the browser can. */
+/** A count from JSON: beyond the safe integers a bigint, where the browser can parse it so. */
 export type Count = number | bigint;
 
 export function element<Type extends HTMLElement = HTMLElement>(id: string): Type {
   return document.getElementById(id) as Type;
 }
 
-/** Sets a text, where it is another one: what is selected in it stays so. */
+/** Sets a text only where it changes: so a selection in it stays. */
 export function setText(node: Element, text: string): void {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -35,7 +35,7 @@ export function perSecond(rate: number | null | undefined): string {
   );
 }
 
-/** A name as it looks; no two look the same. */
+/** A name as the page shows it; no two look the same. */
 export function spelled(name: string): string {
   return visible(escaped(name, /\\/g));
 }

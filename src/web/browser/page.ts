@@ -1,4 +1,4 @@
-/** The page's script: asks the meter for its numbers, and shows them. */
+/** The page's script: asks the agent for the counts, and shows them. */
 import type UPlot from "uplot";
 import { visible } from "../../base/text.ts";
 import type { Past, Row, Status } from "../status.ts";
@@ -6,29 +6,27 @@ import { ask } from "./ask.ts";
 import { makeChart, type Name, type Points, SERIES } from "./chart.ts";
 import { type Count, clock, digits, element, make, perSecond, setText, spelled } from "./dom.ts";
 
-/** Milliseconds between two questions, at least and at most. */
+/** Milliseconds between two requests, at least and at most. */
 const POLL_MIN_MS = 1000;
 const POLL_MAX_MS = 30_000;
 /**
- * Of the meter's time, what answers may take by their own measure: with sending them and
- * collecting the garbage they take up to twice that, and a page is to take a hundredth.
+ * The share of the agent's time that answers may take, by their own measure. Sending them and
+ * collecting the garbage can double it, and a page is to take a hundredth at most.
  */
 const MAX_METER_SHARE = 0.005;
 /** Milliseconds that the chart goes back: at most, and at least. */
 const CHART_MAX_MS = 600_000;
 const CHART_MIN_MS = 60_000;
-/** Rows of a table that are shown, and of what somebody chose to watch. */
+/** Rows of a table that are shown, and watched commands that are. */
 const MAX_ROWS = 25;
 const MAX_WATCHED = 250;
-/** How long it is said that a new meter counts. */
+/** Milliseconds for which the page says that the counts began anew. */
 const NEWS_MS = 60_000;
-
-const NAMES = { attempts: "calls", execs: "programs started", failures: "failed calls" };
 
 interface Sample extends Record<Name, Count | null> {
   /** Milliseconds since 1970, by a clock that is not set. */
   clock: number;
-  /** What it counts from: another one has other counts. */
+  /** When its counts began: counts of another start are not comparable. */
   start: string;
 }
 
@@ -39,22 +37,22 @@ let samples: Sample[] = [];
 let last: Status<Count> | undefined;
 let order: Order = "minute";
 let paused = false;
-/** Whether something may have been counted that was not asked for. */
+/** Whether the agent may have samples that the page has not asked for. */
 let behind = true;
 /** From the samples' clock to the one on the wall, in milliseconds. */
 let offset = 0;
 /** When another meter answered for the first time. */
 let anew: Date | undefined;
-/** Since when the meter has not answered. */
+/** When the agent stopped answering. */
 let lost: Date | undefined;
 let timer: ReturnType<typeof setTimeout> | undefined;
-/** The number of the latest question: an answer to an older one comes too late. */
+/** The number of the latest request: an answer to an older one comes too late. */
 let turn = 0;
 let chart: UPlot | undefined;
 /** Rates by series, as the chart has them. */
 let points: Points = [[]];
 
-/** Asks now, and from then on again and again, unless nobody looks. */
+/** Asks now, and then again and again for as long as the page is visible. */
 async function poll(): Promise<void> {
   clearTimeout(timer);
   const mine = ++turn;
@@ -82,7 +80,7 @@ async function poll(): Promise<void> {
     );
     const pace = wait >= 2 * POLL_MIN_MS ? `, every ${Math.round(wait / 1000)} seconds` : "";
     const fresh = anew && Date.now() - anew.getTime() < NEWS_MS ? anew : undefined;
-    setState("live", `live${pace}${fresh ? `; the meter began anew, at ${clock(fresh)}` : ""}`);
+    setState("live", `live${pace}${fresh ? `; the counts began anew at ${clock(fresh)}` : ""}`);
   } catch (error) {
     if (mine !== turn) return;
     behind = true;
@@ -92,7 +90,7 @@ async function poll(): Promise<void> {
   timer = setTimeout(poll, wait);
 }
 
-/** What was counted while nobody asked; what was seen of meters before, and before that, stays. */
+/** The samples from while the page did not ask, after older ones, also those of earlier meters. */
 async function past(): Promise<Sample[]> {
   const { start_time, samples: found }: Past<Count> = await ask("api/v1/history");
   const first = found[0]?.clock ?? Number.POSITIVE_INFINITY;
@@ -104,14 +102,14 @@ function take({ time, clock: now, start_time, attempts, execs, failures }: Statu
   const sum = attempts && BigInt(attempts.execve) + BigInt(attempts.execveat);
   offset = Date.parse(time) - now;
   samples = samples.filter(({ clock }) => clock > now - CHART_MAX_MS && clock < now);
-  // Of a moment no rate can be made.
+  // Two samples too close together give no rate.
   if (now - (samples.at(-1)?.clock ?? 0) > POLL_MIN_MS / 2) {
     samples.push({ clock: now, start: start_time, attempts: sum, execs, failures });
   }
   points = ratesOf(samples);
 }
 
-/** By series, per second: as high from one sample to the next; a gap where a meter ends. */
+/** Rates by series: level from one sample to the next, with a gap where a meter ends. */
 function ratesOf(all: readonly Sample[]): Points {
   const spans = all.slice(1).map((to, i) => [all[i] as Sample, to] as const);
   const rate = (name: Name, [from, to]: (typeof spans)[number]) => {
@@ -149,18 +147,18 @@ function show(status: Status<Count>): void {
 
   const shown = Math.min(status.all_rows, MAX_ROWS);
   setText(
-    element("who-note"),
+    element("busiest-note"),
     status.by.length === 0
-      ? "Not told apart: start the meter with --by command,user,container."
+      ? "Not broken down: start the meter with --by command,user,container."
       : status.all_rows > shown
         ? `By ${status.by.join(", ")}: ${shown} of ${digits(status.all_rows)}.`
         : `By ${status.by.join(", ")}.`,
   );
-  showRows(element("who"), status.by, status.rows);
+  showRows(element("busiest"), status.by, status.rows);
   setText(
     element("watched-note"),
     status.all_watched === 0
-      ? "Nothing is: execve-counter watch add NAME."
+      ? "None watched: execve-counter watch add NAME."
       : status.all_watched > MAX_WATCHED
         ? `${MAX_WATCHED} of ${digits(status.all_watched)}.`
         : "",
@@ -199,7 +197,7 @@ function showDoubts(doubts: readonly string[]): void {
   const list = element("doubts");
   const exact = doubts.length === 0;
   list.dataset.exact = String(exact);
-  const texts = exact ? ["Exact: the kernel has skipped nothing."] : doubts.map(visible);
+  const texts = exact ? ["Exact: the kernel skipped no runs."] : doubts.map(visible);
   if (texts.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;
   list.replaceChildren(...texts.map((text) => make("li", text)));
 }
@@ -210,7 +208,7 @@ interface Column {
   sorts?: Order;
 }
 
-/** Series by their labels, in the order of choice. */
+/** Shows series by their labels, in the chosen order. */
 function showRows(
   table: HTMLElement,
   labels: readonly string[],
@@ -240,7 +238,7 @@ function showRows(
   );
 }
 
-/** Changes only the cells whose text is another; what has no columns is not there. */
+/** Changes only the cells whose text changes; hides a table without columns. */
 function showTable(table: HTMLElement, columns: Column[], rows: string[][]): void {
   (table.parentElement as HTMLElement).hidden = columns.length === 0;
   const titles = columns.map(({ title }) => title).join("\n");
@@ -271,7 +269,7 @@ function showTable(table: HTMLElement, columns: Column[], rows: string[][]): voi
   }
 }
 
-/** Containers as short as elsewhere; whole where the pointer is. */
+/** Shows a container as short as elsewhere; whole where the pointer is. */
 function showLabel(cell: HTMLElement, value: string): void {
   const container = /^[0-9a-f]{64}$/.test(value);
   cell.className = value === "" ? "none" : "";
@@ -300,7 +298,7 @@ function heading({ title, number, sorts }: Column): HTMLElement {
   return cell;
 }
 
-/** What each line of the chart is, and how high: where the pointer is, or now. */
+/** Shows the name and the rate of each line of the chart: where the pointer is, or now. */
 function showLegend(status: Status<Count> | undefined, at = points[0].length - 1): void {
   if (!status) return;
   const legend = element("legend");
@@ -319,15 +317,15 @@ function showLegend(status: Status<Count> | undefined, at = points[0].length - 1
   const values = counted.map((name, i) => {
     const rates = points[SERIES.indexOf(name) + 1] as (number | null)[];
     const known = rates.filter((rate) => rate !== null);
-    setText(legend.children[i] as Element, `${NAMES[name]} ${perSecond(rates[at])}`);
-    return `${NAMES[name]} ${perSecond(rates.at(-1))} now, ${perSecond(Math.max(0, ...known))} at most`;
+    setText(legend.children[i] as Element, `${name} ${perSecond(rates[at])}`);
+    return `${name} ${perSecond(rates.at(-1))} now, ${perSecond(Math.max(0, ...known))} at most`;
   });
   const time = points[0][at];
   setText(legend.lastElementChild as Element, time === undefined ? "" : `at ${label(time)}`);
   element("chart").ariaLabel = `Per second: ${values.join("; ")}`;
 }
 
-/** The time of a point, on the wall. */
+/** The time of day of a point. */
 function label(seconds: number): string {
   return clock(new Date(seconds * 1000 + offset));
 }
@@ -346,7 +344,7 @@ element("pause").addEventListener("click", ({ currentTarget }) => {
   poll();
 });
 document.addEventListener("visibilitychange", poll);
-// What scrolls can be scrolled by keys.
+// The keyboard can scroll these.
 for (const region of document.querySelectorAll<HTMLElement>(".scroll")) region.tabIndex = 0;
 new ResizeObserver(() => {
   const { clientWidth: width, clientHeight: height } = element("chart");

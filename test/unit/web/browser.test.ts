@@ -124,16 +124,16 @@ test("what the meter says is what the page shows, each in its place", async () =
   expect(await page.getAttribute("#since", "datetime")).toBe(START);
   const totals = await page.$$eval("#totals dd", (nodes) => nodes.map((node) => node.textContent));
   expect(totals).toEqual(["4,001", "302", "2,003", "2,304"]);
-  expect(await text("#doubts")).toBe("Exact: the kernel has skipped nothing.");
-  expect(await text("#who-note")).toBe("By command, container: 25 of 77.");
+  expect(await text("#doubts")).toBe("Exact: the kernel skipped no runs.");
+  expect(await text("#busiest-note")).toBe("By command, container: 25 of 77.");
   const rates = ["now /s", "1 min /s", "total"];
-  expect(await cells("#who")).toEqual([
+  expect(await cells("#busiest")).toEqual([
     ["command", "container", ...rates],
     ["sh", "none", "3", "20", "1,500"],
     ["nc", "0123456789ab", "7.3", "10", "500"],
     ["other", "other", "0", "0", "3"],
   ]);
-  expect(await page.getAttribute("#who td[title]:not([title=''])", "title")).toHaveLength(64);
+  expect(await page.getAttribute("#busiest td[title]:not([title=''])", "title")).toHaveLength(64);
   expect(await cells("#watched")).toEqual([
     ["command", ...rates],
     ["curl", "1", "2", "12"],
@@ -153,10 +153,10 @@ test("what the meter says is what the page shows, each in its place", async () =
     ["now /s", "nc"],
     ["total", "sh"],
   ]) {
-    await page.click(`#who button:text-is("${column}")`);
-    expect((await cells("#who"))[1]?.[0]).toBe(first);
+    await page.click(`#busiest button:text-is("${column}")`);
+    expect((await cells("#busiest"))[1]?.[0]).toBe(first);
   }
-  // Who cannot see it is told the state, and only that.
+  // A screen reader is told the state, and only that.
   expect(await page.$$eval("[role=status], [aria-live], output", (nodes) => nodes.length)).toBe(1);
   expect(await page.getAttribute("#pause", "aria-pressed")).toBe("false");
   await page.click("#pause");
@@ -169,7 +169,7 @@ test("the chart's rates are those of its samples, whatever is done to the clock 
   await look();
   await live();
   const steady =
-    "Per second: calls 100 now, 100 at most; programs started 70 now, 70 at most; failed calls 30 now, 30 at most";
+    "Per second: attempts 100 now, 100 at most; execs 70 now, 70 at most; failures 30 now, 30 at most";
   expect(await chart()).toBe(steady);
   for (const jump of [-400, 300_000, -3_600_000]) {
     status.time = new Date(Date.parse(status.time) + jump).toISOString();
@@ -182,9 +182,7 @@ test("the chart's rates are those of its samples, whatever is done to the clock 
   await page.mouse.move((box?.x ?? 0) + 300, (box?.y ?? 0) + 50);
   await until("what is there", async () => {
     const shown = await text("#legend");
-    return (
-      shown.includes("calls 100programs started 70") && !shown.includes(status.time.slice(14, 19))
-    );
+    return shown.includes("attempts 100execs 70") && !shown.includes(status.time.slice(14, 19));
   });
 });
 
@@ -206,17 +204,17 @@ test("a meter with other flags is shown as what it is, and the page never reload
     );
   expect(await legend()).toEqual(["execs", "failures"]);
   expect(await text("#execve")).toBe("not counted");
-  expect(await page.isVisible("#who")).toBe(false);
-  expect(await text("#who-note")).toContain("--by");
+  expect(await page.isVisible("#busiest")).toBe(false);
+  expect(await text("#busiest-note")).toContain("--by");
 
   const begun = { start_time: "2026-11-23T04:49:00.000Z", failures: null, failed: [] };
   status = { ...all, clock: status.clock, time: status.time, ...begun };
-  await says(/^live; the meter began anew, at \d\d:\d\d:\d\d$/);
+  await says(/^live; the counts began anew at \d\d:\d\d:\d\d$/);
   expect(await legend()).toEqual(["attempts", "execs"]);
   expect(await text("#failures")).toBe("not counted");
-  expect((await cells("#who"))[1]?.[0]).toBe("sh");
+  expect((await cells("#busiest"))[1]?.[0]).toBe("sh");
   await answers(2);
-  expect(await state()).toMatch(/^live; the meter began anew/);
+  expect(await state()).toMatch(/^live; the counts began anew/);
   expect(asked.filter((path) => path === "/")).toHaveLength(1);
 });
 
@@ -224,7 +222,13 @@ test("a rate over less than a minute is called what it is", async () => {
   status.minute = 12.3;
   await look();
   await live();
-  expect((await cells("#who"))[0]).toEqual(["command", "container", "now /s", "12 s /s", "total"]);
+  expect((await cells("#busiest"))[0]).toEqual([
+    "command",
+    "container",
+    "now /s",
+    "12 s /s",
+    "total",
+  ]);
   status.minute = 57;
   await until("a minute", async () => (await cells("#failed"))[0]?.includes("1 min /s") ?? false);
 });
@@ -248,9 +252,7 @@ test("an agent that comes back to pinned counts takes nothing from the chart", a
   instead = undefined;
   await live();
   // What was highest is long ago.
-  expect(await chart()).toContain(
-    /programs started \S+ now, (\S+) at most/.exec(before)?.[0].split(", ")[1],
-  );
+  expect(await chart()).toContain(/execs \S+ now, (\S+) at most/.exec(before)?.[0].split(", ")[1]);
   const width = await page.evaluate(() => document.getElementById("legend")?.textContent);
   expect(width).not.toContain("NaN");
 });
@@ -262,10 +264,10 @@ test.each([
     "cannot read: EPERM",
   ],
   [{ status: 503, contentType: "text/plain", body: "x".repeat(1e6) }, "x".repeat(200)],
-  [{ contentType: "application/json", body: "{}" }, "an answer that is none of a meter"],
-  [{ contentType: "application/json", body: "null" }, "an answer that is none of a meter"],
-  [{ contentType: "text/html", body: "<p>log in" }, "an answer that is none of a meter"],
-])("of a bad answer one line is said, and it is asked once a second", async (answer, why) => {
+  [{ contentType: "application/json", body: "{}" }, "the answer is not from execve-counter"],
+  [{ contentType: "application/json", body: "null" }, "the answer is not from execve-counter"],
+  [{ contentType: "text/html", body: "<p>log in" }, "the answer is not from execve-counter"],
+])("a bad answer is reported in one line, and the page asks once a second", async (answer, why) => {
   await look();
   await live();
   instead = answer;
@@ -289,7 +291,7 @@ test.each([
   },
 );
 
-test("without a word of how long it took it is asked once a second", async () => {
+test("without the time that the answer took, the page asks once a second", async () => {
   Reflect.deleteProperty(status, "seconds");
   await look();
   await live();
@@ -351,7 +353,7 @@ test("the chart is drawn anew in other colours, and in another size", async () =
 
 test("a name as long as there are does not make the page wider than a phone", async () => {
   status.host = `${"a-long-label-of-a-name.".repeat(5)}example.org`;
-  status.doubts = [`execve fell from ${"9".repeat(40)} to 0: somebody else edits the maps`];
+  status.doubts = [`execve fell from ${"9".repeat(40)} to 0: another process edits the maps`];
   await look({ viewport: { width: 320, height: 640 } });
   await live();
   expect(await text("#doubts")).toBe(status.doubts[0]);
@@ -367,5 +369,5 @@ test("names, the host and doubts do nothing but show", async () => {
   expect(await text("#host")).toBe("on \\u{202e}enihcam\\u{3164}");
   expect(await page.title()).toContain("\\u{202e}enihcam\\u{3164}");
   expect(await text("#doubts")).toBe("a\\u{202e}b\\u{34f}c");
-  expect(await text("#who td")).toBe("\\u{202e}hs\\u{3164}\\u{1b}");
+  expect(await text("#busiest td")).toBe("\\u{202e}hs\\u{3164}\\u{1b}");
 });
