@@ -1,4 +1,4 @@
-/** The agent: ties the kernel to what shows the numbers, until told to stop. */
+/** The agent: opens a meter, prints and serves its counts, until told to stop. */
 import { isatty } from "node:tty";
 import { toJson } from "../base/json.ts";
 import { createLog, type Level, type Log } from "../base/log.ts";
@@ -21,7 +21,7 @@ export interface AgentOptions extends Omit<KernelOptions, "log"> {
   output: Format;
   /** Undefined for no HTTP at all. */
   web: WebOptions | undefined;
-  /** Whom to become once all that needs privileges is done; see planRestriction(). */
+  /** The user to become once all that needs privileges is done; see planRestriction(). */
   runAs: string | undefined;
   logLevel: Level;
 }
@@ -30,7 +30,7 @@ export interface AgentOptions extends Omit<KernelOptions, "log"> {
  * Counts, prints and serves until `stop` resolves.
  *
  * @param stdout a file descriptor
- * @throws UserError where it cannot start, or where nobody is there any more to read `stdout`
+ * @throws UserError where it cannot start, or where `stdout` has no reader any more
  */
 export async function run(
   options: AgentOptions,
@@ -40,41 +40,41 @@ export async function run(
   const log = createLog(options.logLevel);
   const restrict = planRestriction(options.runAs);
   const config = await openWebConfig(options.web, log);
-  const kernel = openKernel({ ...options, log: log.debug });
+  const meter = openKernel({ ...options, log: log.debug });
   let web: Promise<Web> | undefined;
   const lines = new Lines(stdout);
   let timer: NodeJS.Timeout | undefined;
   let farewell: (() => void) | undefined;
   let started = false;
   try {
-    const { name, id } = kernel.countersMap;
-    const calls = [
-      ...(kernel.attempts ? ["attempts"] : []),
+    const { name, id } = meter.countersMap;
+    const counted = [
+      ...(meter.attempts ? ["attempts"] : []),
       ...(options.failures ? ["failures"] : []),
     ];
-    const what = calls.length > 0 ? `${calls.join(", ")} and execs` : "execs";
+    const what = counted.length > 0 ? `${counted.join(", ")} and execs` : "execs";
     log.info(`${VERSION} counts ${what} on this host; map ${name}, id ${id}`);
-    warnOf(kernel, log);
-    const source = new Source(kernel, log, options.pin);
+    warnOf(meter, log);
+    const source = new Source(meter, log, options.pin);
     if (options.web) {
-      web = startWeb(options.web, config, kernel, source, log);
+      web = startWeb(options.web, config, meter, source, log);
       if ((await Promise.race([web, stop])) === undefined) return;
     }
     log.debug(restrict());
     for (const { file, code } of config?.unreadable() ?? []) {
       log.warn(
-        `${file} cannot be read again (${code}), so what changes in it is not taken over: let the user of --run-as read it, with chgrp and chmod, or give --run-as root`,
+        `${file} cannot be read again (${code}), so changes to it are ignored: let the user of --run-as read it, with chgrp and chmod, or give --run-as root`,
       );
     }
     started = true;
     if (options.pin !== undefined) {
-      const what = kernel.adopted ? "adopted what is pinned in" : "pinned in";
-      const since = kernel.startTime.toISOString();
-      const until = kernel.pinsOutlive ? "" : ", as long as its bpffs is mounted";
+      const what = meter.adopted ? "reuses the counts pinned in" : "pinned in";
+      const since = meter.startTime.toISOString();
+      const until = meter.pinsOutlive ? "" : ", as long as its bpffs is mounted";
       log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs${until}`);
-      if (kernel.pinsOutlive === false) {
+      if (meter.pinsOutlive === false) {
         log.warn(
-          `the bpffs of ${options.pin} is mounted in this mount namespace only, and its pins end with that: mount it on the host, and start again`,
+          `the bpffs of ${options.pin} is mounted in this mount namespace only, and the pins end with that namespace: mount it on the host, and start again`,
         );
       }
     }
@@ -90,7 +90,7 @@ export async function run(
     let previous: Snapshot | undefined;
     let leftOut = false;
     const print = () => {
-      // Lines that are not taken are not piled up; the next one covers their time.
+      // Lines that stdout does not take are left out; the next one covers their time.
       if (lines.stuck !== undefined) {
         if (!leftOut) noteLeftOut(lines.stuck, stdout, log);
         leftOut = true;
@@ -111,8 +111,8 @@ export async function run(
     farewell?.();
     clearInterval(timer);
     lines.close();
-    if (started) kernel.close();
-    else discard(kernel, log);
+    if (started) meter.close();
+    else discard(meter, log);
     config?.close();
     web?.then(
       (started) => started.close(),
@@ -121,29 +121,29 @@ export async function run(
   }
 }
 
-/** Undoes a start that failed; why it did stays the error, whatever cannot be removed any more. */
-function discard(kernel: ReturnType<typeof openKernel>, log: Log): void {
+/** Undoes a start that failed; its reason stays the error, even if something cannot be removed. */
+function discard(meter: ReturnType<typeof openKernel>, log: Log): void {
   try {
-    kernel.discard();
+    meter.discard();
   } catch (error) {
-    log.warn(`what was pinned stays: ${(error as Error).message}`);
+    log.warn(`cannot remove what was pinned: ${(error as Error).message}`);
   }
 }
 
-/** Says that lines are left out; not on a terminal that Ctrl-S has stopped, where it would wait. */
+/** Warns that lines are left out; not on a terminal that Ctrl-S has stopped, where it would wait. */
 function noteLeftOut(why: string, stdout: number, log: Log): void {
   if (why !== "EAGAIN") log.warn(`stdout takes no lines (${why}): they are left out until it does`);
-  else if (!isatty(stdout)) log.warn("nobody reads stdout: lines are left out until somebody does");
+  else if (!isatty(stdout)) log.warn("stdout is not read: lines are left out until it is");
 }
 
-/** Says what is not as it was asked for, or not exact. */
-function warnOf(kernel: Kernel, log: Log): void {
-  if (kernel.fallback) {
-    log.warn(`${kernel.fallback}: the raw hook counts instead, as with --attempts raw`);
+/** Warns of what is not as it was asked for, or not exact. */
+function warnOf(meter: Kernel, log: Log): void {
+  if (meter.fallback) {
+    log.warn(`${meter.fallback}: the raw hook counts instead, as with --attempts raw`);
   }
-  if (!kernel.reportsMisses) {
+  if (!meter.reportsMisses) {
     log.warn(
-      "this kernel does not report the runs that it skips (Linux does from 6.7 on): if it is fully preemptible, attempts and failures may be counted short",
+      "this kernel does not report missed runs (Linux 6.7 and newer do); if it is fully preemptible, attempts and failures may be too low",
     );
   }
 }
@@ -154,18 +154,18 @@ export async function check(options: AgentOptions): Promise<string[]> {
   planRestriction(options.runAs);
   const config = await openWebConfig(options.web, log);
   config?.close();
-  // Not pinned, so that it can be asked beside a running meter.
-  const kernel = openKernel({ ...options, pin: undefined, log: log.debug });
+  // Not pinned, so that --check works beside a running meter.
+  const meter = openKernel({ ...options, pin: undefined, log: log.debug });
   try {
-    warnOf(kernel, log);
-    const now = read(kernel);
+    warnOf(meter, log);
+    const now = read(meter);
     const row = (title: string, text: string) => title.padEnd(10) + text;
     return [
-      row("version", `${VERSION}, libbpf ${kernel.libbpfVersion}, Node.js ${process.version}`),
+      row("version", `${VERSION}, libbpf ${meter.libbpfVersion}, Node.js ${process.version}`),
       ...now.programs.map(({ name, hook, id }) =>
         row("program", `${name}, id ${id}, attached to ${hook}`),
       ),
-      ...kernel.maps.map(({ name, id }) => row("map", `${name}, id ${id}`)),
+      ...meter.maps.map(({ name, id }) => row("map", `${name}, id ${id}`)),
       ...(options.pin === undefined ? [] : [row("pins", options.pin)]),
       ...[...now.watched.keys()].map((name) => row("watch", printable(name))),
       row("read", toJson(toPlain(now))),
@@ -178,6 +178,6 @@ export async function check(options: AgentOptions): Promise<string[]> {
       "ok",
     ];
   } finally {
-    kernel.close();
+    meter.close();
   }
 }

@@ -5,7 +5,7 @@ import { change, headline, moved, type Snapshot, toPlain } from "../counts/snaps
 
 export type Format = "text" | "json";
 
-/** How many of the series that moved follow a line of text. */
+/** How many of the series that grew follow a line of text. */
 const MAX_DETAILS = 10;
 
 /**

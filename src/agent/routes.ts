@@ -13,7 +13,7 @@ import type { Source } from "./source.ts";
 export interface WebOptions {
   addresses: readonly (Address | Inherited)[];
   telemetryPath: string;
-  /** Of TLS and basic auth; undefined for neither. */
+  /** The settings of TLS and basic auth; undefined for neither. */
   configFile: string | undefined;
 }
 
@@ -36,8 +36,8 @@ export async function openWebConfig(
   const path = options.configFile;
   const { WebConfig } = await import("../http/protection.ts");
   return WebConfig.open(path, (error) => {
-    if (!error) return log.info(`took over what changed in ${path} or the files it names`);
-    log.error(`what was in force stays so: ${error.message}`);
+    if (!error) return log.info(`the changes to ${path} or the files it names are in force`);
+    log.error(`the old settings stay in force: ${error.message}`);
     log.error(`to do: ${error.remedy}`);
   });
 }
@@ -45,7 +45,7 @@ export async function openWebConfig(
 export async function startWeb(
   options: WebOptions,
   config: WebConfig | undefined,
-  kernel: Kernel,
+  meter: Kernel,
   source: Source,
   log: Log,
 ): Promise<Web> {
@@ -93,7 +93,7 @@ export async function startWeb(
         const agent = {
           version: VERSION,
           nodeVersion: process.version,
-          libbpfVersion: kernel.libbpfVersion,
+          libbpfVersion: meter.libbpfVersion,
           readErrors: source.readErrors,
         };
         return render(type, snapshot, agent, processMetrics);

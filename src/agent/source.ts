@@ -1,4 +1,4 @@
-/** What the agent shows: one source for lines, scrapes and pages. */
+/** The counts that the agent shows: one source for lines, scrapes and pages. */
 import type { Log } from "../base/log.ts";
 import { EXECS_MAP } from "../counts/abi.ts";
 import { OTHER } from "../counts/labels.ts";
@@ -7,32 +7,32 @@ import type { Snapshot } from "../counts/snapshot.ts";
 import type { Kernel } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
 
-/** Reads for everybody, and remembers whether the last read worked. */
+/** Reads the meter for all of them, and remembers whether the last read worked. */
 export class Source {
-  /** Of whatever was read, for whomever. */
+  /** Of every read, whatever it was for. */
   readonly history = new History();
   readErrors = 0;
   /** Why the last read failed. */
   failure: string | undefined;
-  /** What fell last, of all that only grows. */
+  /** Which count fell last, though counts only grow. */
   fallen: string | undefined;
-  /** Whether there was a word that the table of execs is full. */
+  /** Whether it has warned that the table of execs is full. */
   #full = false;
-  /** What the last read found. */
+  /** The totals of the last read. */
   #totals: Record<string, bigint> = {};
-  readonly #kernel: Kernel;
+  readonly #meter: Kernel;
   readonly #log: Log;
   readonly #pins: string | undefined;
 
-  constructor(kernel: Kernel, log: Log, pins: string | undefined) {
-    this.#kernel = kernel;
+  constructor(meter: Kernel, log: Log, pins: string | undefined) {
+    this.#meter = meter;
     this.#log = log;
     this.#pins = pins;
   }
 
   tryRead(): Snapshot | undefined {
     try {
-      const snapshot = read(this.#kernel);
+      const snapshot = read(this.#meter);
       this.failure = undefined;
       this.history.add(snapshot);
       this.#noteFull(snapshot);
@@ -46,13 +46,13 @@ export class Source {
     }
   }
 
-  /** The kernel only adds: what falls was changed by somebody else. */
+  /** The kernel only adds: a count that falls was changed by another process. */
   #noteFallen({ attempts, execs }: Snapshot): void {
     const totals = { ...attempts, execs };
     for (const [name, count] of Object.entries(totals)) {
       const last = this.#totals[name] ?? 0n;
       if (count >= last) continue;
-      this.fallen = `${name} fell from ${last} to ${count}: somebody else edits the maps`;
+      this.fallen = `${name} fell from ${last} to ${count}: another process edits the maps`;
       this.#log.warn(this.fallen);
     }
     this.#totals = totals;
@@ -66,7 +66,7 @@ export class Source {
       ? `end these counts (execve-counter unpin ${this.#pins}), and start again`
       : "start again";
     this.#log.warn(
-      `the table of execs by ${by.join()} is full: what it has no row for counts as ${OTHER}; for more rows than ${table.capacity}, ${more} with a larger --max-series`,
+      `the table of execs by ${by.join()} is full: execs without a row count as ${OTHER}; for more rows than ${table.capacity}, ${more} with a larger --max-series`,
     );
   }
 }

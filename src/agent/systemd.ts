@@ -1,4 +1,4 @@
-/** What systemd is told of the agent, and what it gives. */
+/** What the agent tells systemd, and takes from it. */
 import { getSystemErrorName } from "node:util";
 import { ExitCode, UserError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -19,7 +19,7 @@ export function inheritedSockets(): Inherited[] {
   if (!(count > 0)) {
     throw new UserError(
       "systemd has passed no sockets",
-      "start execve-counter.socket, whose service this is, or leave out --web.systemd-socket",
+      "start this service by execve-counter.socket, or leave out --web.systemd-socket",
       ExitCode.usage,
     );
   }
@@ -27,10 +27,10 @@ export function inheritedSockets(): Inherited[] {
 }
 
 /**
- * Says, by sd_notify(3), to whoever wants to know that the agent is ready and, where the
- * unit has a WatchdogSec=, twice in that time that it is alive.
+ * Says by sd_notify(3) that the agent is ready and, where the unit has a WatchdogSec=, twice
+ * in that time that it is alive.
  *
- * @returns to be called when it stops
+ * @returns a function to call when the agent stops
  */
 export function announce(log: Log): () => void {
   const { notify } = loadAddon();

@@ -22,7 +22,7 @@ import {
   until,
 } from "../support/meter.ts";
 
-test("a key that somebody deletes is a failed read, said everywhere, until it is back", async () => {
+test("a key that another process deletes is a failed read, reported everywhere, until it is back", async () => {
   const meter = await Meter.start(["--interval", "100ms"]);
   const map = ["id", String(meter.mapId)];
   const status = async (path: string) => (await meter.get(path)).status;
@@ -56,7 +56,7 @@ test("a key that somebody deletes is a failed read, said everywhere, until it is
   }
 });
 
-test("a key that somebody adds is shown, and none is lost that is no UTF-8", async () => {
+test("a key that another process adds is shown, and one that is not UTF-8 is not lost", async () => {
   const meter = await Meter.start();
   const seven = ["value", "hex", "07", "00", "00", "00", "00", "00", "00", "00"];
   const add = (key: string | Buffer) =>
@@ -95,7 +95,7 @@ interface Line extends Counts {
   rate: number;
 }
 
-test("stopped for a while and continued, it has lost nothing and catches up with nothing", async () => {
+test("stopped for a while and continued, it has lost nothing and prints no lines for the time", async () => {
   const meter = await Meter.start(["--interval", "200ms", "--output", "json"]);
   const lines = () => meter.lines.map((line) => JSON.parse(line) as Line);
   try {
@@ -117,7 +117,7 @@ test("stopped for a while and continued, it has lost nothing and catches up with
     expect(next.rate / (next.delta / seconds)).toBeCloseTo(1, 1);
     expect((await meter.get("/readyz")).status).toBe(200);
     await sleep(1000);
-    // Five a second, and none for the time that is gone.
+    // Five a second, and none for the time in which it was stopped.
     const after = lines().filter(({ time }) => Date.parse(time) > Date.parse(next.time));
     const span = Date.parse(after.at(-1)?.time ?? "") - Date.parse(next.time);
     expect(after.length).toBeLessThanOrEqual(span / 200 + 2);
@@ -143,7 +143,7 @@ test("a clock that is set changes the times that are printed, and no rate", asyn
   const meter = await Meter.start(["--interval", "200ms", "--output", "json"], { env });
   const HOUR = 3_600_000;
   let lines: Line[] = [];
-  /** Waits for a line by a clock that is so far from ours. */
+  /** Waits for a line whose clock is so far from this machine's. */
   const lineAt = (distance: number) =>
     until(`a line of ${distance} ms from now`, () => {
       lines = meter.lines.map((line) => JSON.parse(line));
@@ -160,7 +160,7 @@ test("a clock that is set changes the times that are printed, and no rate", asyn
     expect(length).toBeGreaterThanOrEqual(4);
     for (const [i, { rate, delta, start_time }] of lines.entries()) {
       expect(rate).toBeGreaterThanOrEqual(0);
-      // Of at most a few intervals, not of hours: nor of none at all.
+      // The time is that of a few intervals at most, not of hours, and not zero.
       if (i > 0 && delta >= 1000) expect(rate).toBeGreaterThan(delta / 20);
       expect(rate).toBeLessThanOrEqual(delta / 0.02);
       expect(start_time).toBe(lines[0]?.start_time);
@@ -174,7 +174,7 @@ test("a clock that is set changes the times that are printed, and no rate", asyn
   }
 });
 
-test("out of file descriptors it counts, prints and answers who is connected already", async () => {
+test("out of file descriptors it counts, prints and answers clients that are connected already", async () => {
   // Of the same user as prlimit, which else needs CAP_SYS_RESOURCE.
   const flags = ["--run-as", "root", "--interval", "100ms", "--by", "command,user"];
   const meter = await Meter.start([...flags, "--watch", "true"]);
@@ -275,7 +275,7 @@ test("with too little memory it says so, or the kernel kills it", async () => {
   }
 });
 
-test("a count that somebody sets back is said, and is no negative rate", async () => {
+test("a count that another process sets back is reported, and is no negative rate", async () => {
   const meter = await Meter.start(["--interval", "100ms", "--output", "json", "--by", "command"]);
   const map = ["id", String(meter.mapId)];
   const zero = ["value", "hex", ..."00 ".repeat(8).trim().split(" ")];
@@ -286,7 +286,9 @@ test("a count that somebody sets back is said, and is no negative rate", async (
     sh(BPFTOOL, ["map", "update", ...map, ...hexKey("execve_counter"), ...zero]);
     const fallen = await until("the fall", () => lines().find(({ delta }) => delta < 0));
     expect(fallen.rate).toBe(0);
-    expect(meter.stderr).toMatch(/warn: execve fell from \d+ to \d+: somebody else edits the maps/);
+    expect(meter.stderr).toMatch(
+      /warn: execve fell from \d+ to \d+: another process edits the maps/,
+    );
 
     sh(STORM, ["spawn", "1", "100", "/bin/true"]);
     const { id } = loadedBy(meter.pid)
@@ -297,7 +299,7 @@ test("a count that somebody sets back is said, and is no negative rate", async (
       formatted: { key: { uid: number }; value: number };
     }[];
     const row = rows.find(({ formatted }) => formatted.value >= 100);
-    // What nobody has read before it is gone cannot be seen to fall.
+    // A count that was not read before it is gone cannot be seen to fall.
     await until("the row", () => (lines().at(-1)?.execs ?? 0) >= (row?.formatted.value ?? 0));
     sh(BPFTOOL, ["map", "delete", "id", `${id}`, "key", "hex", ...strip(row?.key ?? [])]);
     await until("a word", () => meter.stderr.includes("warn: execs fell from "));
@@ -334,7 +336,7 @@ test("a key that is none of the meter's is in no count", async () => {
   }
 });
 
-test("in a map that somebody froze the kernel counts on, and who would edit it is told", async () => {
+test("in a map that another process froze the kernel keeps counting, and watch says that it cannot edit it", async () => {
   const meter = await Meter.start(["--watch", "true"]);
   try {
     sh(BPFTOOL, ["map", "freeze", "id", `${meter.mapId}`]);
@@ -352,7 +354,7 @@ test("in a map that somebody froze the kernel counts on, and who would edit it i
 });
 
 test.each(["tracepoint", "raw"])(
-  "nobody else detaches what counts by --attempts %s",
+  "no other process detaches what counts by --attempts %s",
   async (hook) => {
     const meter = await Meter.start(["--attempts", hook, "--failures"]);
     try {
@@ -368,7 +370,7 @@ test.each(["tracepoint", "raw"])(
   },
 );
 
-/** A storm of each kind, told to the last call. */
+/** A storm of each kind, counted to the last call. */
 async function expectCounting(meter: Meter) {
   const count = async () => {
     const { attempts, failures } = await meter.counts();

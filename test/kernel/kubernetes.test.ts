@@ -24,7 +24,7 @@ import { mountPoint, Runc, version1 } from "../support/runc.ts";
 const runc = new Runc();
 const installed = new Installation();
 const port = container.ports?.[0]?.containerPort;
-/** As kubelet makes it; what has pins on the node is below. */
+/** The host path that kubelet makes; the pins on the node are below it. */
 const hostPath = `/sys/fs/bpf/${uniqueName()}`;
 const directory = (container.args ?? []).find((arg) => arg.startsWith("--pin="))?.slice(6) ?? "";
 const pins = join(hostPath, directory.slice(container.volumeMounts?.[0]?.mountPath.length));
@@ -173,7 +173,7 @@ test("counts survive a rolling update, and of two pods at once the second gives 
   expect(await pod.stop()).toBe(0);
   await between.run();
   pod = await Pod.start();
-  expect(pod.stderr).toContain("adopted what is pinned");
+  expect(pod.stderr).toContain("reuses the counts pinned");
   expect(pod.counts.start_time).toBe(start_time);
   expect(pod.execs(between.id) - before).toBe(22);
 });

@@ -71,7 +71,7 @@ test("nothing stays loaded when the port is taken, and the first meter goes on",
   }
 });
 
-test("the meter stops when nobody reads its lines any more", async () => {
+test("the agent stops when its lines have no reader any more", async () => {
   const meter = await Meter.start(["--interval", "100ms"]);
   try {
     const loaded = loadedBy(meter.pid);
@@ -140,7 +140,7 @@ describe("when npx is stopped, what it started stops too", () => {
   });
 });
 
-test("a meter whose talk nobody hears goes on", async () => {
+test("an agent whose messages have no reader goes on", async () => {
   const meter = await Meter.start();
   try {
     meter.child.stderr?.destroy();
@@ -153,12 +153,12 @@ test("a meter whose talk nobody hears goes on", async () => {
   }
 });
 
-test("lines that nobody takes are left out, and the next one covers their time", async () => {
+test("lines that stdout does not take are left out, and the next one covers their time", async () => {
   const names = Array.from({ length: 400 }, (_, i) => `unread${i}`).join();
   const meter = await Meter.start(["--interval", "100ms", "-o", "json", "--watch", names]);
   try {
     meter.child.stdout?.pause();
-    await until("a full pipe", () => meter.stderr.includes("nobody reads stdout"), 60_000);
+    await until("a full pipe", () => meter.stderr.includes("stdout is not read"), 60_000);
     expect((await meter.get("/healthz")).status).toBe(200);
     await sleep(1000);
     meter.child.stdout?.resume();
@@ -188,7 +188,7 @@ test("100 starts and stops leak no file descriptor", async () => {
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });
 
-test("a session that nobody closed is unloaded when its worker ends", async () => {
+test("a session that was not closed is unloaded when its worker ends", async () => {
   const worker = new Worker(projectPath("test/support/open-session.mjs"));
   await once(worker, "message");
   const loaded = loadedBy("self");
@@ -197,7 +197,7 @@ test("a session that nobody closed is unloaded when its worker ends", async () =
   await untilGone(loaded);
 });
 
-test("a session that nobody closed is unloaded when it is collected", async () => {
+test("a session that was not closed is unloaded when it is collected", async () => {
   const script = `
     import { open } from ${JSON.stringify(projectPath("test/support/open-session.mjs"))};
     import { readdirSync, readlinkSync } from "node:fs";

@@ -44,7 +44,7 @@ afterEach(() => rmSync(directory, { recursive: true }));
 
 type Line = Counts & { delta: number };
 
-/** Lines of JSON, each whole, which together tell of every call. */
+/** Checks lines of JSON: each is whole, and together they have every call. */
 function expectWhole(text: string): Line[] {
   const lines = text.split("\n");
   expect(lines.pop()).toBe("");
@@ -64,7 +64,7 @@ test("with stdout closed it counts and serves", async () => {
   }
 });
 
-test("a stdout that is full leaves lines out, which is said once, and counting goes on", async () => {
+test("a full stdout leaves lines out, which is reported once, and counting goes on", async () => {
   const full = openSync("/dev/full", "w");
   const meter = await Meter.start(FAST, { stdio: ["ignore", full, "pipe"] });
   try {
@@ -131,7 +131,7 @@ test("a reader that takes a byte now and then gets whole lines, and holds up not
       "a full pipe",
       () => {
         take(1);
-        return meter.stderr.includes("nobody reads stdout");
+        return meter.stderr.includes("stdout is not read");
       },
       10_000,
     );
@@ -207,7 +207,7 @@ test("with stderr full or closed it runs all the same", async () => {
   }
 });
 
-test("talk that nobody reads does not pile up for ever", async () => {
+test("messages without a reader do not pile up for ever", async () => {
   const script = `
     const { createLog } = require(${JSON.stringify(projectPath("dist/base/log.js"))});
     const log = createLog("info");
@@ -215,7 +215,7 @@ test("talk that nobody reads does not pile up for ever", async () => {
     console.log(process.stderr.writableLength);
     process.exit();
   `;
-  const child = spawn(process.execPath, ["-e", script]); // whose stderr nobody reads
+  const child = spawn(process.execPath, ["-e", script]); // its stderr has no reader
   const [waiting] = await once(child.stdout, "data");
   expect(Number(waiting)).toBeGreaterThan(1 << 24); // more than libbpf's longest message
   expect(Number(waiting)).toBeLessThan(1 << 26);
@@ -310,7 +310,7 @@ test("whatever a process is called, nothing that is printed does more than show 
   for (const text of texts) expect(text).not.toMatch(/[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]/);
 });
 
-test("piped, stdout is data only, and nobody is told of keys", async () => {
+test("piped, stdout is data only, and no message names keys", async () => {
   const meter = await Meter.start(FAST);
   await until("lines", () => meter.lines.length >= 2);
   await meter.stop();

@@ -81,10 +81,10 @@ const wordsOf = (...flags: string[]) => [
   ...[process.execPath, CLI, "--pin", pins, "--web.listen-address", "127.0.0.1:0", ...flags],
 ];
 
-/** What a start says that cannot be. */
+/** The message of a start that is refused. */
 const refused = (...flags: string[]) => failed(wordsOf(...flags));
 
-/** What a command says that fails. */
+/** The message of a command that fails. */
 function failed([command = "", ...words]: string[], exitCode = 1): string {
   const { status, stdout, stderr } = result(command, words);
   expect(stderr).toMatch(/^execve-counter: error: .+\nexecve-counter: error: to do: .+\n$/);
@@ -123,7 +123,7 @@ test("killed in the middle of a storm and started again, the meter has lost noth
   await first.stop("SIGKILL");
   await sleep(300);
   const second = await start(flags);
-  await until("word of it", () => second.stderr.includes(`adopted what is pinned in ${pins}`));
+  await until("word of it", () => second.stderr.includes(`reuses the counts pinned in ${pins}`));
   await sleep(300);
   expect(await second.stop("SIGTERM")).toBe(0); // which does not end the counting either
   for (const [status] of await Promise.all(ends)) expect(status).toBe(0);
@@ -176,7 +176,7 @@ test.each([["tracepoint"], ["raw"]])(
   },
 );
 
-test("what is pinned is root's alone, and unpin removes it and says what", async () => {
+test("only root can use the pins, and unpin removes and lists them", async () => {
   const meter = await start();
   const loaded = loadedBy(meter.pid);
   expect(sh("find", [pins, "-perm", "/077"])).toBe("");
@@ -230,7 +230,7 @@ test.each([
   },
 );
 
-test("what fell back to the raw hook when it was pinned goes on by it", async () => {
+test("pins that fell back to the raw hook stay with it", async () => {
   await (await start([...FLAGS, "--attempts", "raw"])).stop();
   sh(STORM, ["execveat", "1", "23"]);
   const next = await start();
@@ -430,7 +430,7 @@ test("root mounts bpffs where it is not, and says that its pins end with the mou
   expect(stderr).toContain(`the bpffs of ${pins} is mounted in this mount namespace only`);
 });
 
-test("pins that outlive everything but the machine are said to, and others to who cannot tell", async () => {
+test("the start says which pins outlive everything but the machine, and which may not", async () => {
   // The first process has what this one has, wherever the tests run.
   const script = 'mount --bind /proc/$$/mountinfo /proc/1/mountinfo && exec "$0" "$@"';
   const host = ["unshare", "--mount", "sh", "-c", script];
@@ -471,7 +471,7 @@ test("the service's user pins in a directory of its own, by the three capabiliti
   expect(unpin().status).toBe(0);
 });
 
-test("for a larger table, what is pinned has to be given up first, which is said", async () => {
+test("for a larger table the counts have to be ended first, and a message says so", async () => {
   const meter = await start(["--by", "command", "--max-series", "16", "--interval", "100ms"]);
   const many = Array.from({ length: 20 }, (_, i) => join(directory, `${program.slice(-8)}${i}`));
   for (const path of many) copyFileSync("/bin/true", path);
@@ -496,7 +496,7 @@ test("a start that fails pins nothing, and neither does --check", async () => {
   expect(existsSync(pins)).toBe(false);
 });
 
-test("killed at any step of its first start, or of unpin, it leaves what the next start mends", async () => {
+test("killed at any step of its first start, or of unpin, the next start repairs what it leaves", async () => {
   const words = wordsOf(...FLAGS, "--interval", "100ms");
   const unpinWords = [process.execPath, CLI, "unpin", pins];
   const log = join(directory, "trace");
@@ -522,7 +522,7 @@ test("killed at any step of its first start, or of unpin, it leaves what the nex
     const inject = [`--trace=${CALLS}`, `--inject=${call}:signal=KILL:when=${when}`];
     return result("strace", ["-f", "-qq", "-o", log, ...inject, ...command]).status;
   };
-  const untilLine = '"$0" "$@" | { read line; }'; // which ends it: nobody reads
+  const untilLine = '"$0" "$@" | { read line; }'; // which ends it: it has no reader
   const starting = steps(words, untilLine);
   const ending = steps(unpinWords, 'exec "$0" "$@"');
   for (const kind of ["mkdir", "rename", "bpf"]) {
@@ -547,7 +547,7 @@ test("killed at any step of its first start, or of unpin, it leaves what the nex
   }
 });
 
-test("an emptied slot is a failed read, said everywhere", async () => {
+test("an emptied slot is a failed read, reported everywhere", async () => {
   const meter = await start();
   const slot = join(pins, "v2/next_count_exec");
   sh(BPFTOOL, ["map", "delete", "pinned", slot, "key", "0", "0", "0", "0"]);
@@ -561,7 +561,7 @@ test("an emptied slot is a failed read, said everywhere", async () => {
   expect((await next.get("/readyz")).status).toBe(200);
 });
 
-test("a slot that somebody gave to another program is a failed read", async () => {
+test("a slot that another process gave to another program is a failed read", async () => {
   const meter = await start();
   const other = await Meter.start(["--no-web"]);
   running.push(other);
@@ -580,10 +580,10 @@ test("a slot that somebody gave to another program is a failed read", async () =
   );
 });
 
-test("an agent that adopted its links keeps them attached, though somebody removes the pins", async () => {
+test("an agent that adopted its links keeps them attached, though another process removes the pins", async () => {
   await (await start()).stop();
   const second = await start();
-  await until("a word", () => second.stderr.includes("adopted"));
+  await until("a word", () => second.stderr.includes("reuses the counts"));
   const { execveat = Number.NaN } = await counts(second);
   for (const name of contents(join(pins, "v2"))) {
     if (name.startsWith("link_")) rmSync(join(pins, "v2", name));
@@ -619,7 +619,7 @@ test("an attempts key that is gone is not made anew at 0, as if nothing had been
   expect(next.stderr).toContain("the key execve_counter is gone");
 });
 
-test("who may not look into the directory is told so, and not that nothing is there", async () => {
+test("a user who may not look into the directory is told so, and not that nothing is there", async () => {
   await (await start()).stop();
   const installed = new Installation();
   const caps = ["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"];

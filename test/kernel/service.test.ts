@@ -54,7 +54,7 @@ test.each(["in the file system", "in the abstract name space"])(
   },
 );
 
-test("a watchdog that waits for another process is none of the meter's", async () => {
+test("a watchdog that waits for another process is left alone", async () => {
   const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
   const path = join(directory, "notify");
   const systemd = await listen(path);
@@ -83,7 +83,7 @@ test("a manager that does not listen is a warning, and the meter counts", async 
   expect(existsSync(path)).toBe(false);
 });
 
-test("without a manager nobody is told, and a wrong address is no address", () => {
+test("without a manager nothing is sent, and a wrong address is no address", () => {
   const { notify } = loadAddon();
   const before = process.env.NOTIFY_SOCKET;
   try {
@@ -127,7 +127,7 @@ test("without a socket it says so, and loads nothing", () => {
     const { status, stderr } = result(process.execPath, [CLI, "--web.systemd-socket"], { env });
     expect(stderr).toBe(
       "execve-counter: error: systemd has passed no sockets\n" +
-        "execve-counter: error: to do: start execve-counter.socket, whose service this is, or leave out --web.systemd-socket\n",
+        "execve-counter: error: to do: start this service by execve-counter.socket, or leave out --web.systemd-socket\n",
     );
     expect(status).toBe(2);
   }

@@ -23,7 +23,7 @@ let directory: string;
 let meter: Meter | undefined;
 const file = (name: string) => join(directory, name);
 
-/** For everybody to read, which a test may change. */
+/** Every user may read it; a test may change that. */
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
   makeCertificates(directory);
@@ -49,7 +49,7 @@ async function start(...flags: string[]): Promise<Meter> {
   return meter;
 }
 
-/** The status of an answer, and who the server says it is. */
+/** The status of an answer, and the name in the server's certificate. */
 function get(
   user: string,
   path = "/metrics",
@@ -81,15 +81,15 @@ test("a renewed certificate and a new user are in force without a new start", as
   writeFileSync(file("web.yml"), CONFIG.replace("alice", "bob"));
   await until("the new user", async () => (await get("bob:secret")).status === 200);
   expect((await get("alice:secret")).status).toBe(401);
-  expect(meter?.stderr).toContain(`took over what changed in ${file("web.yml")}`);
+  expect(meter?.stderr).toContain(`the changes to ${file("web.yml")}`);
 });
 
-test("what is wrong when it changes is said once, and what was in force stays so", async () => {
+test("a wrong change is reported once, and the old settings stay in force", async () => {
   await start();
   writeFileSync(file("web.yml"), "nonsense: 1");
   await until("the complaint", async () => {
     expect(await get("alice:secret")).toEqual({ status: 200, name: "server" });
-    return meter?.stderr.includes("what was in force stays so");
+    return meter?.stderr.includes("the old settings stay in force");
   });
   await until("more looks at the file", async () => {
     expect(await get("alice:secret")).toEqual({ status: 200, name: "server" });
@@ -98,15 +98,15 @@ test("what is wrong when it changes is said once, and what was in force stays so
   expect(meter?.stderr.match(/unknown: nonsense/g)).toHaveLength(1);
 });
 
-test("a key that nobody cannot read again is said at the start, and counted on with", async () => {
+test("a key that the user nobody cannot read again is reported at the start, and stays in force", async () => {
   chmodSync(file("server.key"), 0o600);
   await start();
   expect(meter?.stderr).toContain(
-    `warn: ${file("server.key")} cannot be read again (EACCES), so what changes in it is not taken over: `,
+    `warn: ${file("server.key")} cannot be read again (EACCES), so changes to it are ignored: `,
   );
   expect(meter?.stderr.match(/cannot be read again/g)).toHaveLength(1);
   expect(await get("alice:secret")).toEqual({ status: 200, name: "server" });
-  // Whoever is taken out of the other file is out.
+  // A user who is taken out of the other file is out.
   writeFileSync(file("web.yml"), CONFIG.replace("alice", "bob"));
   await until("the new user", async () => (await get("bob:secret")).status === 200);
   expect((await get("alice:secret")).status).toBe(401);

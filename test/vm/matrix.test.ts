@@ -94,7 +94,7 @@ test.each(NAMES)("%s", async (name) => {
     expect(grown("program")).toBeLessThanOrEqual(STARTS);
     expect(grown("program") + missed("count_exec")).toBeGreaterThanOrEqual(STARTS);
 
-    // Read from outside it is the same, and the one that looks.
+    // top reads the same from outside, and its own start.
     expect(top).toContain(" meter of map ");
     expect(top).toContain(`\nexecs ${last.execs + 1} `);
     expect(top).toMatch(new RegExp(` ${last.program} program$`, "m"));
@@ -119,7 +119,7 @@ test.each(NAMES)("%s", async (name) => {
       const skipped = missed("count_execve_failure");
       expect(grown("failedExecve") + skipped).toBeGreaterThanOrEqual(CALLS);
     } else {
-      expect(log).toContain("this kernel does not report the runs that it skips");
+      expect(log).toContain("this kernel does not report missed runs");
       expect(last.missed.count_execve).toBeUndefined();
       expect(grown("execve")).toBeLessThanOrEqual(CALLS + STARTS + 3);
       expect(grown("execve")).toBeGreaterThan(CALLS / 2);
@@ -167,7 +167,7 @@ test.each(NAMES)("%s", async (name) => {
     }
 
     // Five programs that are refused late, by each call: failures of the call that it was, by
-    // their errno where the kernel tells it, and otherwise with none.
+    // their errno where the kernel tells it, and otherwise without one.
     for (const { compat, bits, at, before, after } of report.hooks[hook].late) {
       const call = at ? "execveat" : "execve";
       const failed = ({ failures }: Snapshot, call: "execve" | "execveat", errno: string) =>
