@@ -7,7 +7,7 @@ import type { Sample } from "../counts/rates.ts";
 import { doubts, type Snapshot, totalsOf } from "../counts/snapshot.ts";
 import { type Column, filtered, firstOf, NUMBERS, type Row, sumRows, type View } from "./view.ts";
 
-/** Everything that was known at one moment. */
+/** Everything that a frame shows. */
 export interface Moment {
   host: string;
   snapshot: Snapshot;
@@ -15,7 +15,7 @@ export interface Moment {
   samples: readonly Sample[];
   /** What is counting: "meter of map 123". */
   source: string;
-  /** What the user should know of it. */
+  /** What the user should know about it. */
   notice: string;
 }
 
@@ -39,17 +39,17 @@ const TITLES: Record<Column, string> = {
   ...{ second: "1 s", minute: "1 min", start: "start", count: "count" },
   ...{ command: "COMMAND", user: "USER", container: "CONTAINER" },
 };
-/** What a label has room for, where there is enough; a command has what is left. */
+/** Columns of each label, where there is room; the first label also gets what is left. */
 const LABEL_WIDTHS: Record<Label, number> = { command: 16, user: 13, container: 12 };
-/** What gives way first where there is not. */
+/** The columns that are dropped first where there is not. */
 const DROPPED_FIRST = ["start", "minute", "count"] as const;
 const RATE_WIDTH = 8;
-/** What a label can do with before a number gives way. */
+/** Columns that each label keeps before a number is dropped. */
 const MIN_LABEL_WIDTH = 12;
 /** Rows of the table that matter more than another line above it. */
 const MIN_TABLE_ROWS = 4;
 
-/** The keys that are named below the table. */
+/** The keys that the line below the table names. */
 const KEYS = [
   ["q", "quit"],
   ["h", "help"],
@@ -63,14 +63,14 @@ const KEYS = [
 const HELP: readonly (readonly [key: string, text: string])[] = [
   ["< >", "sort by the column to the left or right (arrows, too)"],
   ["r", "sort the other way round"],
-  ["/", "show rows with a text in them: Enter keeps it, Esc clears it"],
-  ["b", "tell rows apart by other labels, of those that are counted"],
-  ["space p", "let the numbers stand still, and go on"],
+  ["/", "show only rows that contain a text: Enter keeps it, Esc clears it"],
+  ["b", "break down by other labels, of those that are counted"],
+  ["space p", "pause, resume"],
   ["up down", "scroll; PageUp, PageDown, Home and End, too"],
   ["Ctrl-L", "draw again"],
-  ["Ctrl-Z", "stop; fg goes on"],
+  ["Ctrl-Z", "suspend; fg resumes"],
   ["q Ctrl-C", "quit"],
-  ["h ?", "this help; any key ends it"],
+  ["h ?", "this help; any key closes it"],
 ];
 
 /**
@@ -130,7 +130,7 @@ function rowsOf(view: View, { rows, snapshot }: Moment): readonly Row[] {
   return filtered(isAll ? rows : sumRows(rows, view.by), view);
 }
 
-/** The lines above the table: of those that there are the ones that matter most. */
+/** The lines above the table; where there is no room for all, those that matter most. */
 function header(view: View, moment: Moment, columns: number, most: number, style: Style) {
   const { snapshot, notice, samples } = moment;
   const state = view.paused ? "paused, " : "";
@@ -143,7 +143,7 @@ function header(view: View, moment: Moment, columns: number, most: number, style
   ];
   const wave = Number.isFinite(columns) ? history(samples, columns, style) : "";
   const filter =
-    view.filter === "" || view.typing ? "" : `rows with ${printable(view.filter)} only`;
+    view.filter === "" || view.typing ? "" : `only rows with ${printable(view.filter)}`;
   const said = [notice, ...doubts(snapshot), filter].filter((text) => text !== "").join("; ");
   const parts: [importance: number, spans: Span[] | undefined][] = [
     [2, title],
@@ -159,7 +159,7 @@ function header(view: View, moment: Moment, columns: number, most: number, style
   return parts.filter((part) => kept.includes(part)).map(([, spans]) => spans as Span[]);
 }
 
-/** The totals, and how exact they are; what they have against them is said where notices are. */
+/** The totals, and how many runs were missed; the notices say why counts may be inexact. */
 function counts(snapshot: Snapshot): string[] {
   const { attempts, execs } = totalsOf(snapshot);
   const misses = snapshot.programs.map((program) => program.misses);
@@ -171,7 +171,7 @@ function counts(snapshot: Snapshot): string[] {
   ];
 }
 
-/** Failed calls by errno, the most first. */
+/** Failures by errno, the most first. */
 function failures(
   { failures: failed }: Snapshot,
   samples: readonly Sample[],
@@ -276,7 +276,7 @@ function show(value = "", label: Label, { unicode }: Style): string {
   return unicode || isAscii(text) ? text : escaped(text, /[^\x20-\x7e]/gu);
 }
 
-/** The keys that matter most, as far as there is room, or what is being typed. */
+/** The keys that matter most, as far as there is room; or the filter while it is typed. */
 function footer({ typing, filter }: View, position: string, columns: number): Span[] {
   if (typing) return [["/", "bold"], [`${filter === "" ? "" : printable(filter)}_`]];
   let room = columns - position.length - 1;
@@ -295,7 +295,7 @@ function showRate(rate: number | undefined): string {
   return rate < 10_000 ? rate.toFixed(1) : `${Math.round(rate)}`;
 }
 
-/** As much of the time in UTC as says when it was, seen from another. */
+/** The time in UTC; with its date where `from` is on another day. */
 function clock(time: Date, from = time): string {
   const [day, hours] = time.toISOString().slice(0, 19).split("T");
   return from.toISOString().startsWith(day as string) ? `${hours}Z` : `${day} ${hours}Z`;
@@ -316,8 +316,8 @@ function fill(lines: readonly string[], height: number, empty: string): string[]
 }
 
 /**
- * A line of exactly that many columns. After what is not ASCII the column is set: how wide it
- * is, terminals do not agree.
+ * A line of exactly that many columns. After text that is not ASCII it sets the column, because
+ * terminals do not agree on that text's width.
  */
 function paint(spans: readonly Span[], columns: number, style: Style): string {
   let line = "";

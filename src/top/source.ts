@@ -1,4 +1,4 @@
-/** What top looks at: a meter that runs, the next one once it has ended, or one of its own. */
+/** The meter that top shows: a running one, the next one once it has ended, or one of its own. */
 import { hostname } from "node:os";
 import { ExitCode, UserError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -12,18 +12,18 @@ import { chooseMeter, findMeters, openRunningMeter, type RunningMeter } from "..
 import type { Moment } from "./frame.ts";
 
 export interface SourceOptions {
-  /** Undefined for what the running meter has, or the command. */
+  /** Undefined for the labels of the running meter, or for the command. */
   by: readonly Label[] | undefined;
-  /** Of the running meter that is meant; undefined for the only one, or none. */
+  /** The map of the running meter; undefined for the only meter, or none. */
   map: number | undefined;
-  /** How to count attempts, and the rows that there is room for, where no meter runs. */
+  /** How to count attempts, and room for rows, where no meter runs. */
   attempts: Attempts;
   maxSeries: number;
-  /** Milliseconds between two looks. */
+  /** Milliseconds between two reads. */
   interval: number;
 }
 
-/** A meter, and what was seen of it. */
+/** A meter, and what was read of it. */
 interface Seen {
   meter: Meter | RunningMeter;
   snapshot: Snapshot;
@@ -37,12 +37,11 @@ export class Source {
   readonly #notices: readonly string[];
   readonly #wanted: readonly Label[] | undefined;
   readonly #interval: number;
-  /** The running meters that are not the next one, by their maps. */
+  /** The maps of running meters that are not the next one. */
   readonly #known: number[];
 
   /**
-   * Finds the meter that runs, or loads programs where none does that counts by the labels
-   * asked for.
+   * Finds the running meter, or loads programs where no meter counts by the labels asked for.
    *
    * @throws UserError
    */
@@ -58,7 +57,7 @@ export class Source {
     } catch (error) {
       const denied = error instanceof UserError && error.exitCode === ExitCode.unable;
       if (map !== undefined || !denied) throw error;
-      notices.push("only root can look for a meter that runs");
+      notices.push("only root can find a running meter");
     }
     if (map !== undefined || this.#known.length > 0) {
       const seen = this.#openAtStart(chooseMeter(this.#known, map));
@@ -67,19 +66,20 @@ export class Source {
         return;
       }
       if (map !== undefined) {
-        const remedy = "leave out --map, to count by itself, or start the meter with those labels";
+        const remedy =
+          "leave out --map to count with top's own meter, or start the meter with those labels";
         throw new UserError(seen, remedy, ExitCode.failed);
       }
       notices.push(seen);
     }
-    const kernel = openKernel({
+    const meter = openKernel({
       attempts,
-      // Who counts no attempts wants no other system call to take longer.
+      // With --attempts off no other system call may take longer.
       failures: attempts !== "off",
       ...{ by: by ?? ["command"], maxSeries, watch: [], pin: undefined, log: log.debug },
     });
-    if (kernel.fallback) notices.push(`${kernel.fallback}: the raw hook counts`);
-    this.#seen = this.#see(kernel);
+    if (meter.fallback) notices.push(`${meter.fallback}: the raw hook counts`);
+    this.#seen = this.#see(meter);
   }
 
   /** Whether the meter is another process's. */
@@ -92,12 +92,12 @@ export class Source {
     return this.#seen.meter.by;
   }
 
-  /** Says nothing more on stderr, where that is the terminal that is drawn on. */
+  /** Writes nothing more to stderr, where that is the terminal that top draws on. */
   quiet(): void {
     if (process.stderr.isTTY) this.#log = () => {};
   }
 
-  /** What is to be seen now; where nothing can be read, what was seen last. */
+  /** The counts now; where they cannot be read, the last ones. */
   look(): Moment {
     const trouble: string[] = [];
     try {
@@ -123,9 +123,7 @@ export class Source {
       snapshot,
       rows: rates.series.filter(({ name }) => name === "exec"),
       samples: [...history.samples],
-      source: this.isRunning
-        ? `meter of map ${this.#seen.meter.countersMap.id}`
-        : "counts by itself",
+      source: this.isRunning ? `meter of map ${this.#seen.meter.countersMap.id}` : "own meter",
       notice: [...this.#notices, ...trouble].join("; "),
     };
   }
@@ -134,7 +132,7 @@ export class Source {
     this.#seen.meter.close();
   }
 
-  /** Goes on with the meter that has started since, where there is one. */
+  /** Goes on with a meter that has started since, where there is one. */
   #takeNext(): boolean {
     const id = findMeters().find((each) => !this.#known.includes(each));
     if (id === undefined) return false;
@@ -146,7 +144,7 @@ export class Source {
     return true;
   }
 
-  /** A first look at a running meter; or why it is not the one to look at. */
+  /** Opens a running meter, and reads it; or returns why it is not the right one. */
   #open(id: number): Seen | string {
     const meter = openRunningMeter(id, this.#log);
     const lacking = lack(meter, this.#wanted);
@@ -155,7 +153,7 @@ export class Source {
     return lacking;
   }
 
-  /** The same of one that may just be starting, or be taken over by another agent. */
+  /** The same for a meter that may just be starting, or be reused by another agent. */
   #openAtStart(id: number): Seen | string {
     for (let attempt = 0; ; attempt++) {
       try {
@@ -175,7 +173,7 @@ export class Source {
     }
   }
 
-  /** A first look at a meter; closes it where that fails. */
+  /** Reads a meter for the first time; closes it where that fails. */
   #see(meter: Meter): Seen {
     try {
       const rates = new Rates(2 * this.#interval);
@@ -187,7 +185,7 @@ export class Source {
   }
 }
 
-/** Why a running meter is not the one to look at: it does not count by what is asked for. */
+/** Why a running meter is not the right one: it does not count by the labels asked for. */
 function lack({ by, countersMap }: Meter, wanted: readonly Label[] | undefined) {
   const name = `the meter of map ${countersMap.id}`;
   if (by.length === 0) return `${name} counts by no label`;

@@ -1,4 +1,4 @@
-/** The whole terminal, for as long as it is taken, and as it was found afterwards. */
+/** Takes the whole terminal, and leaves it as it was. */
 import { readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { emitKeypressEvents, type Interface } from "node:readline";
@@ -6,21 +6,21 @@ import { isatty } from "node:tty";
 import { Lines } from "../base/stdout.ts";
 import type { Key } from "./view.ts";
 
-// The other screen, no cursor, no wrapping at the margin, nothing there.
+// The other screen, no cursor, no wrapping at the margin, empty.
 const ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
 const LEAVE = "\x1b[m\x1b[?7h\x1b[?25h\x1b[?1049l";
 /** Ends an escape sequence that is half-written. */
 const CANCEL = "\x18";
-/** How long a terminal that takes nothing is waited for, in milliseconds. */
+/** Milliseconds to wait for a terminal that takes nothing. */
 const DRAIN_MAX_MS = 500;
-/** The same for what leaves it as it was found. */
+/** The same for the text that restores it. */
 const RESTORE_MAX_MS = 5_000;
-/** How long after an escape what follows belongs to it. */
+/** Milliseconds after an escape in which the next bytes belong to it. */
 const ESCAPE_MAX_MS = 50;
 
 export interface Events {
   key: (key: Key) => void;
-  /** What was drawn is there no more, or has not the size of the terminal. */
+  /** What was drawn is gone, or the terminal has another size. */
   redraw: () => void;
 }
 
@@ -29,7 +29,7 @@ export function canDraw(): boolean {
   return isatty(1) && !["", "dumb", undefined].includes(process.env.TERM);
 }
 
-/** What the environment says of the terminal. */
+/** What the environment says about the terminal. */
 export function styleOf(env: NodeJS.ProcessEnv): { color: boolean; unicode: boolean } {
   return {
     color: !env.NO_COLOR && (colorsOf(env) ?? 8) >= 8,
@@ -37,7 +37,7 @@ export function styleOf(env: NodeJS.ProcessEnv): { color: boolean; unicode: bool
   };
 }
 
-/** How many colours terminfo says that there are; undefined where it says nothing; see term(5). */
+/** How many colours terminfo gives the terminal; undefined where it has no entry; see term(5). */
 function colorsOf({ TERM = "", TERMINFO, HOME, TERMINFO_DIRS = "" }: NodeJS.ProcessEnv) {
   const directories = [
     ...[TERMINFO, HOME && join(HOME, ".terminfo"), ...TERMINFO_DIRS.split(":")],
@@ -60,7 +60,7 @@ function colorsOf({ TERM = "", TERMINFO, HOME, TERMINFO_DIRS = "" }: NodeJS.Proc
 }
 
 export class Terminal {
-  /** Resolves once there is nobody any more to draw for. */
+  /** Resolves once the terminal is gone; rejects where it cannot be written to any more. */
   readonly lost: Promise<unknown>;
   readonly #fd: number;
   readonly #events: Events;
@@ -84,7 +84,7 @@ export class Terminal {
       this.#lose = resolve;
     });
     this.lost = Promise.race([gone, this.#output.broken]);
-    this.lost.catch(() => {}); // whoever waits for it is told
+    this.lost.catch(() => {}); // callers that wait for it are told
   }
 
   get size(): { columns: number; rows: number } {
@@ -92,7 +92,7 @@ export class Terminal {
     return { columns: columns || 80, rows: rows || 24 };
   }
 
-  /** Takes the terminal, until close() or until the process exits, whyever. */
+  /** Takes the terminal until close(), or until the process exits for any reason. */
   open(): void {
     process.on("exit", this.#leave);
     process.on("SIGTSTP", this.#suspend);
@@ -116,7 +116,7 @@ export class Terminal {
     this.#output.close();
   }
 
-  /** Shows these lines; not now where the terminal still takes what came before. */
+  /** Draws these lines, unless the terminal is still busy with the ones before. */
   draw(lines: readonly string[]): void {
     if (this.#output.stuck === "EIO") this.#lose(); // hung up
     if (this.#output.stuck !== undefined) return;
@@ -127,7 +127,7 @@ export class Terminal {
     if (changed.length > 0) this.#output.send(changed.join(""));
   }
 
-  /** Draws everything again, whatever somebody else has put there. */
+  /** Draws everything again, also over what other programs have written there. */
   redraw(): void {
     this.#insist("\x1b[2J");
     this.#drawn = [];
@@ -151,17 +151,17 @@ export class Terminal {
     this.#input?.setRawMode(false).pause();
   };
 
-  /** Stops as if nobody had asked to be told of the signal. */
+  /** Stops, as the signal does to a process that does not handle it. */
   readonly #suspend = () => {
     this.#leave();
     process.off("SIGTSTP", this.#suspend);
     process.kill(process.pid, "SIGTSTP");
-    // Here it goes on: with SIGCONT, or at once where nobody could ever send that.
+    // Here it goes on: with SIGCONT, or at once where no process could ever send that.
     process.on("SIGTSTP", this.#suspend);
     this.#resume();
   };
 
-  /** The shell has set the terminal to its own modes, and the size may be another. */
+  /** The shell has set the terminal to its own modes, and the size may have changed. */
   readonly #resume = () => {
     this.#input?.setRawMode(false);
     this.#enter();

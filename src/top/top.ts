@@ -1,4 +1,4 @@
-/** A live table of who executes what: on a terminal drawn again and again, else printed. */
+/** A live table of execs: on a terminal drawn again and again, else printed. */
 
 import { createLog, type Level } from "../base/log.ts";
 import { Lines } from "../base/stdout.ts";
@@ -18,7 +18,7 @@ export interface TopOptions extends SourceOptions {
  * Shows the table until `stop` resolves, or the user quits.
  *
  * @param stdout a file descriptor
- * @throws UserError where it cannot start, or where nobody is there any more to read `stdout`
+ * @throws UserError where it cannot start, or where `stdout` has no reader any more
  */
 export async function top(options: TopOptions, stop: Promise<void>, stdout: number): Promise<void> {
   const log = createLog(options.logLevel);
@@ -44,7 +44,7 @@ async function printTables(
   const { unicode } = styleOf(process.env);
   const print = () => {
     const moment = source.look();
-    // Tables that are not taken are not piled up.
+    // Tables that stdout does not take are left out.
     if (lines.stuck === undefined) lines.send(plain(viewBy(by ?? source.by), moment, unicode));
   };
   print();
@@ -52,7 +52,7 @@ async function printTables(
   try {
     await Promise.race([stop, lines.broken]);
   } catch (error) {
-    // Like head, who has seen enough.
+    // The reader has seen enough, like head.
     const { cause } = error as { cause?: NodeJS.ErrnoException };
     if (cause?.code !== "EPIPE") throw error;
   } finally {
@@ -78,7 +78,7 @@ async function showFrames(
   };
   const look = () => {
     const now = source.look();
-    // The next meter may have fewer.
+    // The next meter may have fewer labels.
     if (!view.paused) moment = now;
     const counted = moment.snapshot.by;
     if (!view.by.every((label) => counted.includes(label))) {
@@ -98,12 +98,12 @@ async function showFrames(
       const pressed = press(view, key, moment.snapshot.by);
       if (pressed === "quit") return quit();
       if (pressed === "redraw") return terminal.redraw();
-      // As the terminal would: to all that run in the foreground, like sudo.
+      // As the terminal would: to all processes in the foreground, sudo among them.
       if (pressed === "suspend") return process.kill(0, "SIGTSTP");
       const goesOn = view.paused && !pressed.paused;
       view = pressed;
       if (goesOn) return look();
-      // Once for all keys that have come: what is pasted are thousands.
+      // Once for all keys that have come: pasted text is thousands of them.
       next ??= setImmediate(() => {
         next = undefined;
         draw();

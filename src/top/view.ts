@@ -1,25 +1,25 @@
-/** What top shows of the rows, and what keys change about that. */
+/** Which rows top shows, and how keys change that. */
 
 import { visible } from "../base/text.ts";
 import { LABELS, type Label } from "../counts/labels.ts";
 import type { Rated } from "../counts/rates.ts";
 
-/** A rate, or what it is a rate of, in the order of the screen. */
+/** Rates and the count, in the order of the screen. */
 export const NUMBERS = ["second", "minute", "start", "count"] as const;
 export type Column = (typeof NUMBERS)[number] | Label;
 
-/** A line of the table: what the rows that look alike have together. */
+/** A line of the table: the sum of the rows that have the same labels. */
 export interface Row extends Pick<Rated, "second" | "minute" | "start" | "count"> {
   labels: Partial<Record<Label, string>>;
 }
 
 export interface View {
-  /** The labels that rows are told apart by, of those that are counted. */
+  /** The labels that break the rows down, of those that are counted. */
   by: readonly Label[];
   sort: Column;
-  /** The least first, or the last by name. */
+  /** Whether the lowest number, or the last name, comes first. */
   reverse: boolean;
-  /** What a row shown has in one of its labels. */
+  /** A text that one of the labels of every row shown contains. */
   filter: string;
   /** Whether keys are letters of the filter. */
   typing: boolean;
@@ -30,7 +30,7 @@ export interface View {
   page: number;
 }
 
-/** What a view begins as. */
+/** The view at the start. */
 export function viewBy(by: readonly Label[]): View {
   return {
     ...{ by, sort: "second", reverse: false, filter: "", typing: false },
@@ -38,7 +38,7 @@ export function viewBy(by: readonly Label[]): View {
   };
 }
 
-/** A key, as node:readline tells of it. */
+/** A key, as node:readline reports it. */
 export interface Key {
   name?: string | undefined;
   sequence?: string | undefined;
@@ -48,9 +48,9 @@ export interface Key {
 export type Act = "quit" | "redraw" | "suspend";
 
 /**
- * What a key makes of a view, or what is to be done.
+ * The view after a key, or what the key asks for.
  *
- * @param counted the labels that there are
+ * @param counted the labels that are counted
  */
 export function press(view: View, key: Key, counted: readonly Label[]): View | Act {
   const { name = "", sequence = "" } = key;
@@ -94,7 +94,7 @@ export function press(view: View, key: Key, counted: readonly Label[]): View | A
   return view;
 }
 
-/** Where a key scrolls to; the last page is found when it is drawn. */
+/** Where a key scrolls to; drawing finds the last page. */
 function move({ scroll, page, typing }: View, name: string): number | undefined {
   const letters: Record<string, string> = typing ? {} : { k: "up", j: "down", g: "home" };
   switch (letters[name] ?? name) {
@@ -122,7 +122,7 @@ function type(filter: string, name: string, sequence: string): Pick<View, "filte
   return { filter: isText ? filter + sequence : filter, typing: true };
 }
 
-/** Every choice of the labels that are counted, one after the other: all of them first. */
+/** The choice of counted labels after this one; the first choice has all of them. */
 function nextBy(by: readonly Label[], counted: readonly Label[]): readonly Label[] {
   const bit = (label: Label) => 1 << LABELS.indexOf(label);
   const all = counted.reduce((bits, label) => bits | bit(label), 0);
@@ -132,7 +132,7 @@ function nextBy(by: readonly Label[], counted: readonly Label[]): readonly Label
   return counted.filter((label) => bits & bit(label));
 }
 
-/** The rows by fewer labels: what differs in none of them is one, and the sums stay. */
+/** The rows by fewer labels: those that no longer differ become one, and the sums stay. */
 export function sumRows(rows: readonly Row[], by: readonly Label[]): readonly Row[] {
   const sums = new Map<string, Row>();
   for (const row of rows) {
@@ -156,7 +156,7 @@ function add(a: number | undefined, b: number | undefined): number | undefined {
   return a === undefined || b === undefined ? undefined : a + b;
 }
 
-/** The rows that have what the filter says. */
+/** The rows that contain the filter's text. */
 export function filtered(rows: readonly Row[], { filter }: View): readonly Row[] {
   const wanted = filter.toLowerCase();
   if (wanted === "") return rows;
@@ -166,8 +166,8 @@ export function filtered(rows: readonly Row[], { filter }: View): readonly Row[]
 }
 
 /**
- * The first rows in order: numbers with the most first, names from A on. Where few are wanted
- * of many, it takes a tenth of the time that sorting them all would.
+ * The first rows in order: the highest numbers first, names from A on. For a few rows of many
+ * it takes a tenth of the time that sorting them all would.
  */
 export function firstOf(rows: readonly Row[], most: number, { sort, reverse }: View): Row[] {
   const columns = [sort, ...NUMBERS, ...LABELS];

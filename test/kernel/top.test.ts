@@ -25,7 +25,7 @@ import {
 import { inTerminal, shellLine } from "../support/script.mjs";
 import { Tmux } from "../support/tmux.ts";
 
-/** What a terminal is like that nobody has taken. */
+/** The settings of a terminal that no program has taken. */
 const AS_FOUND = { alternate: false, cursor: true, wrap: true };
 const TAKEN = { alternate: true, cursor: false, wrap: false };
 
@@ -152,7 +152,7 @@ describe("beside a running meter", () => {
     ]);
   });
 
-  test("it is nobody, keeps what looking for programs takes, and holds no program", async () => {
+  test("it becomes nobody, keeps the privilege to look for programs, and holds no program", async () => {
     terminal.type(beside());
     await terminal.line(rowOf(name));
     const pid = await topPid();
@@ -181,11 +181,11 @@ describe("beside a running meter", () => {
     expect({ status, stdout }).toEqual({ status: 1, stdout: "" });
     expect(stderr).toBe(
       `execve-counter: error: the meter of map ${meter.mapId} does not count by container\n` +
-        "execve-counter: error: to do: leave out --map, to count by itself, or start the meter with those labels\n",
+        "execve-counter: error: to do: leave out --map to count with top's own meter, or start the meter with those labels\n",
     );
   });
 
-  test("of several meters one must be chosen, in the words of watch", async () => {
+  test("of several meters one must be chosen, with the message of watch", async () => {
     const other = await Meter.start();
     try {
       const { status, stderr } = result(process.execPath, [CLI, "top"]);
@@ -200,9 +200,9 @@ describe("beside a running meter", () => {
     }
   });
 
-  test("a meter that ends is said to have, and the next one is taken", async () => {
+  test("the end of a meter is reported, and top goes on with the next one", async () => {
     const first = await Meter.start(["--by", "command"]);
-    // Where nobody, whom it has become, can read nothing any more.
+    // A directory in which nobody, the user it has become, can read nothing any more.
     const installed = new Installation();
     sh("chmod", ["700", installed.directory]);
     try {
@@ -217,7 +217,7 @@ describe("beside a running meter", () => {
     expect(numbers(await terminal.line(rowOf(name))).at(-1)).toBe(7);
     await sleep(1500);
     expect(terminal.screen()[0]).toContain(`meter of map ${first.mapId}`);
-    // One that counts by nothing cannot take its place.
+    // A meter without labels cannot take its place.
     const bare = await Meter.start();
     try {
       await terminal.line(/the meter has ended; the meter of map \d+ counts by no label/);
@@ -277,7 +277,7 @@ describe("beside a running meter", () => {
       const day = new Date(started).toISOString().slice(0, 11);
       expect(Math.abs(Date.parse(`${day}${since}Z`) - started)).toBeLessThan(3000);
       expect(text).not.toMatch(/ended|cannot/);
-      // What is in a slot no more does not count, and is not shown as if it did.
+      // A program that was taken out of its slot does not count, and is not shown.
       pinned = await Meter.start(flags);
       const slot = ["pinned", `${pins}/v2/next_count_exec`, "key", "0", "0", "0", "0"];
       sh(BPFTOOL, ["map", "delete", ...slot]);
@@ -309,7 +309,7 @@ describe("beside a running meter", () => {
     }
   });
 
-  test("a count that somebody removes is a failed read, which is said", async () => {
+  test("a count that another process removes is a failed read, which is reported", async () => {
     const other = await Meter.start(["--by", "command"]);
     try {
       terminal.type(top("--map", `${other.mapId}`));
@@ -326,7 +326,7 @@ describe("beside a running meter", () => {
 describe("by itself", () => {
   test("it counts from now on, and leaves nothing loaded", async () => {
     const alone = () => findMeters().every((id) => id === meter.mapId);
-    // Those of the tests before this one end with a little delay; whose runs on is not of a test.
+    // Meters of earlier tests end with a little delay; one that runs on is not of a test.
     await until("no other meter", alone, 20_000).catch(() => {});
     if (!alone()) {
       const { status, stderr } = result(process.execPath, [CLI, "top", "--by", "user,container"]);
@@ -337,7 +337,7 @@ describe("by itself", () => {
       return;
     }
     terminal.type(top("--by", "user,container"));
-    await terminal.line(/counts by itself/);
+    await terminal.line(/own meter/);
     expect(terminal.screen().join("\n")).toContain(
       `the meter of map ${meter.mapId} does not count by container`,
     );
@@ -355,7 +355,7 @@ describe("by itself", () => {
     await untilGone(loaded);
   });
 
-  /** Runs top as who may load programs, but not look for those of others; with no account, and no home. */
+  /** Runs top as a user who may load programs, but not find those of others; with no account, and no home. */
   async function alone(flags: readonly string[], seen: (text: string, pid: number) => unknown) {
     const installed = new Installation();
     const { HOME, ...env } = process.env;
@@ -374,7 +374,7 @@ describe("by itself", () => {
           text += data;
         });
       }
-      await until("a table", () => text.includes("counts by itself") && text.endsWith("\n\n"));
+      await until("a table", () => text.includes("own meter") && text.endsWith("\n\n"));
       seen(text, child.pid as number);
     } finally {
       child.kill("SIGINT");
@@ -383,9 +383,9 @@ describe("by itself", () => {
     }
   }
 
-  test("who may load programs but not look for others' counts by itself", () =>
+  test("a user who may load programs, but not find other meters, gets its own", () =>
     alone([], (text) => {
-      expect(text).toContain("only root can look for a meter that runs");
+      expect(text).toContain("only root can find a running meter");
       expect(text).toContain("COMMAND");
     }));
 
@@ -421,7 +421,7 @@ describe("keys", () => {
     terminal.press("BSpace");
     await terminal.line(new RegExp(`^/${name.slice(0, -2)}_`));
     terminal.press("Enter");
-    await terminal.line(/rows with .* only/);
+    await terminal.line(/only rows with .*/);
     await terminal.line(/^1 .*quit/);
     expect(rows()).toHaveLength(1);
     terminal.press("Escape");
@@ -454,7 +454,7 @@ describe("keys", () => {
     const series = `execve_counter_execs_total{command="${name}",user="root"}`;
     const count = sample(await meter.metrics(), series);
     await until("the runs", async () => numbers(await terminal.line(rowOf(name))).at(-1) === count);
-    // The minute had them all the while.
+    // The rates of the minute have them all the while.
     expect(numbers(await terminal.line(rowOf(name)))[1]).toBeGreaterThan(0);
   });
 
@@ -716,7 +716,7 @@ describe("printed", () => {
     expect(await once(child, "exit")).toEqual([0, null]);
   });
 
-  test("it ends with who reads it", () => {
+  test("it ends with the process that reads it", () => {
     const command = `${beside("--interval", "100ms")} | head -n 1`;
     const line = `${command}; echo "status \${PIPESTATUS[0]}"`;
     const env = { ...process.env, LC_ALL: "C.UTF-8" }; // that of this machine may not be there

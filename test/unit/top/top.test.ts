@@ -85,7 +85,7 @@ describe("the width of text", () => {
     expect(width(text)).toBe(columns);
   });
 
-  test("what has no room is cut between characters, and marked", () => {
+  test("text without room is cut between characters, and marked", () => {
     expect(clip("command", 7, "…")).toBe("command");
     expect(clip("command", 6, "…")).toBe("comma…");
     expect(clip("漢字漢字", 6, "…")).toBe("漢字…");
@@ -275,7 +275,7 @@ describe("the screen", () => {
     ]);
     expect(lines({}, "the meter has ended")[4]).toBe("the meter has ended");
     const filtered = screen({ ...viewBy(ALL), filter: "nc" });
-    expect(filtered[4]).toBe("rows with nc only");
+    expect(filtered[4]).toBe("only rows with nc");
     expect(filtered.filter((line) => line.includes(" root "))).toHaveLength(1);
     expect(screen({ ...viewBy(ALL), paused: true })[0]).toContain("paused, meter of map 123");
     const yesterday = { startTime: new Date("2026-11-22T04:00:00Z") };
