@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * Where the command line begins. In this file no syntax that Node.js 10 does not know, or it
- * would fail before the first import has said that it is too old.
+ * The command line begins here. This file uses only syntax that Node.js 10 knows: with other
+ * syntax it would fail before the first import can say that Node.js is too old.
  */
 import "./base/node.ts";
 import "./cli/main.ts";

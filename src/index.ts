@@ -30,11 +30,11 @@ export interface MeterOptions {
   attempts?: Attempts;
   /** Labels to break execs down by; none by default. */
   by?: readonly Label[];
-  /** Whether to count failed calls by errno; false by default. */
+  /** Whether to count failures by errno; false by default. */
   failures?: boolean;
-  /** Rows that the breakdown has room for, 16 to 65536; 1024 by default. */
+  /** Room for rows in the breakdown, 16 to 65536; 1024 by default. */
   maxSeries?: number;
-  /** A directory in bpffs to pin everything in, so that it counts on when this process ends. */
+  /** A directory in bpffs to pin everything in, to keep counting when this process ends. */
   pin?: string;
   /** Names of commands to count one by one, of at most 15 bytes. */
   watch?: readonly string[];
@@ -54,17 +54,17 @@ export interface RunningMeterOptions {
 export interface Meter {
   /** The id of its map of counters, as bpftool shows it. */
   readonly map: number;
-  /** Since when it counts. */
+  /** When its counts began. */
   readonly startTime: Date;
-  /** Whether another process ran it and has ended; what read() returns are its last counts. */
+  /** Whether another process ran it and has ended; then read() returns its last counts. */
   readonly ended: boolean;
-  /** What is counted at this moment; @throws UserError where the kernel refuses */
+  /** The counts at this moment; @throws UserError where the kernel refuses */
   read(): Snapshot;
-  /** Counts these commands one by one too, from 0; each that is watched already keeps its count. */
+  /** Counts these commands one by one too, from 0; one that is watched already keeps its count. */
   watch(...names: string[]): Promise<void>;
-  /** Counts these commands one by one no more; rejects with a UserError where one is not watched. */
+  /** Stops watching these commands; rejects with a UserError where one is not watched. */
   unwatch(...names: string[]): Promise<void>;
-  /** Ends the counting of a meter of your own that is not pinned, and lets go of any other. */
+  /** Ends the counting of a meter of your own that is not pinned; only closes any other. */
   close(): void;
 }
 
@@ -75,7 +75,7 @@ const ATTEMPTS: readonly string[] = ["tracepoint", "raw", "off"] satisfies Attem
  * Loads the programs and counts from now on; or, given a map, opens a meter that another process
  * runs. Needs root, or the capabilities that docs/security.md names.
  *
- * @throws UserError where an option cannot be, or the kernel refuses; nothing stays loaded then
+ * @throws UserError where an option is not allowed, or the kernel refuses; nothing stays loaded
  */
 export function openMeter(options: MeterOptions | RunningMeterOptions = {}): Meter {
   const { log = () => {} } = options;
@@ -90,23 +90,23 @@ export function openMeter(options: MeterOptions | RunningMeterOptions = {}): Met
     throw wrong("attempts", attempts, `give any of ${ATTEMPTS.join(", ")}`);
   }
   if (options.pin === "") throw wrong("pin", "", "give a directory, or leave it out");
-  const kernel = openKernel({
+  const meter = openKernel({
     ...{ attempts, failures, pin: options.pin, log },
     by: requireLabels("by", by),
     maxSeries: requireRows("maxSeries", maxSeries),
     watch: (options.watch ?? []).map(requireName),
   });
-  return opened(kernel, log);
+  return opened(meter, log);
 }
 
 function requireKnown(options: object, known: readonly string[]): void {
-  const stranger = Object.keys(options).find((name) => !known.includes(name));
-  if (stranger) throw wrong("an option", stranger, `give any of ${known.join(", ")}`);
+  const unknown = Object.keys(options).find((name) => !known.includes(name));
+  if (unknown) throw wrong("an option", unknown, `give any of ${known.join(", ")}`);
 }
 
 function opened(meter: KernelMeter & { ended?: boolean }, log: (line: string) => void): Meter {
   const map = meter.countersMap.id;
-  const talk: Log = { debug: log, info: log, warn: log, error: log };
+  const all: Log = { debug: log, info: log, warn: log, error: log };
   return {
     map,
     startTime: meter.startTime,
@@ -114,8 +114,8 @@ function opened(meter: KernelMeter & { ended?: boolean }, log: (line: string) =>
       return meter.ended ?? false;
     },
     read: () => read(meter),
-    watch: async (...names) => add(names.map(requireName), map, talk),
-    unwatch: async (...names) => remove(names.map(requireName), map, talk),
+    watch: async (...names) => add(names.map(requireName), map, all),
+    unwatch: async (...names) => remove(names.map(requireName), map, all),
     close: () => meter.close(),
   };
 }

@@ -18,10 +18,10 @@ export interface Finding {
   remedy: string;
 }
 
-/** What the machine says of itself, by path; tests give their own. */
+/** What the machine reports of itself, by path; tests give their own. */
 export interface Machine {
   release: string;
-  /** As uname(2) says it: "#1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1". */
+  /** As uname(2) has it: "#1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1". */
   version: string;
   read(path: string): string | undefined;
   exists(path: string): boolean;
@@ -73,9 +73,9 @@ export function examine(machine: Machine): Finding[] {
   ];
 }
 
-/** Tries each hook for real, and says who else counts. */
+/** Tries each hook for real, and finds other meters. */
 export function attempt(log: (line: string) => void): Finding[] {
-  // First: what has been tried is gone a little later only.
+  // First: the meters of the tries end a little later only.
   const meters = others();
   const tried = (["tracepoint", "raw", "off"] as const).map((attempts) => tryHook(attempts, log));
   return [...tried, meters];
@@ -110,7 +110,7 @@ function config({ release, read }: Machine): Finding {
   return { what, state: "note", found: `without ${missing.join(", ")}`, remedy };
 }
 
-const MOUNT_SYS = "mount /sys, without which nobody can tell: sudo mount -t sysfs sysfs /sys";
+const MOUNT_SYS = "it cannot be checked without /sys: sudo mount -t sysfs sysfs /sys";
 
 function btf({ exists }: Machine): Finding {
   const path = "/sys/kernel/btf/vmlinux";
@@ -133,8 +133,8 @@ function fileSystem(
     return { what, state: "note", found: "not mounted, nor is /sys", remedy: MOUNT_SYS };
   }
   const type = what === "bpffs" ? "bpf -o mode=700 bpf" : "tracefs tracefs";
-  const who = what === "bpffs" ? "only --pin needs it" : "only --attempts tracepoint needs it";
-  const remedy = `${who}, and root mounts it when needed: sudo mount -t ${type} ${paths[0]}`;
+  const need = what === "bpffs" ? "only --pin needs it" : "only --attempts tracepoint needs it";
+  const remedy = `${need}, and an agent of root mounts it when needed: sudo mount -t ${type} ${paths[0]}`;
   return { what, state: "note", found: "not mounted", remedy };
 }
 
@@ -143,7 +143,7 @@ function capabilities({ read }: Machine): Finding {
   const what = "capabilities";
   if (inUserNamespace(read("/proc/self/uid_map"))) {
     const remedy =
-      "run it as root of the host; a rootless container's has no power over the kernel";
+      "run it as root of the host; root of a rootless container has no power over the kernel";
     return { what, state: "missing", found: "those of a user namespace", remedy };
   }
   if (hasCapabilities(set, "CAP_SYS_ADMIN")) return ok(what, "CAP_SYS_ADMIN");
@@ -155,7 +155,7 @@ function capabilities({ read }: Machine): Finding {
   return { what, state: "missing", found: "neither CAP_BPF and CAP_PERFMON nor root's", remedy };
 }
 
-/** Up to 2 this does not stop one who has the capabilities; more is Debian's and Ubuntu's own. */
+/** Up to 2 this does not stop a user with the capabilities; more is Debian's and Ubuntu's own. */
 function paranoia(machine: Machine): Finding {
   const finding = sysctl(machine, "kernel/perf_event_paranoid");
   const set = effectiveCapabilities(machine.read("/proc/self/status"));
@@ -163,11 +163,11 @@ function paranoia(machine: Machine): Finding {
     return finding;
   }
   const remedy =
-    "CAP_PERFMON is not enough for --attempts tracepoint here, CAP_SYS_ADMIN is: raw counts instead; or set it to 2";
+    "--attempts tracepoint needs CAP_SYS_ADMIN here, not only CAP_PERFMON: the raw hook counts instead; or set it to 2";
   return { ...finding, state: "note", remedy };
 }
 
-/** Does not stop one who has the capabilities: for the record. */
+/** Does not stop a user with the capabilities; shown for the record. */
 function sysctl({ read }: Machine, name: string): Finding {
   const value = read(`/proc/sys/${name}`)?.trim();
   const what = name.replace("kernel/", "");
@@ -197,10 +197,10 @@ function preemption({ release, version, read }: Machine): Finding {
   if (model === "none" || model === "voluntary") return ok(what, model);
   const found = model ?? "chosen at boot, and not known here (see /sys/kernel/debug/sched/preempt)";
   const remedy = !reportsTracepointMisses(release)
-    ? "--attempts raw is exact; the tracepoint may count short, and this kernel does not say"
+    ? "--attempts raw is exact; --attempts tracepoint may be too low, and this kernel does not report missed runs"
     : !isAtLeast(release, 7, 0)
-      ? "--attempts raw is exact; the tracepoint is with missed added"
-      : "--attempts tracepoint is exact with missed added; raw is not";
+      ? "--attempts raw is exact; --attempts tracepoint is exact once missed is added"
+      : "--attempts tracepoint is exact once missed is added; --attempts raw is not";
   const full = ["full", "preempt", "preempt_rt"].includes(model ?? "");
   return { what, state: full || model === undefined ? "note" : "ok", found, remedy };
 }
@@ -209,7 +209,7 @@ function cgroups({ read }: Machine): Finding {
   const text = read("/proc/self/cgroup");
   const what = "control groups";
   if (text === undefined) {
-    const remedy = "without them there is no label container";
+    const remedy = "the label container needs them";
     return { what, state: "note", found: "none", remedy };
   }
   const one = /^[1-9]\d*:/m.test(text);
@@ -220,19 +220,19 @@ function cgroups({ read }: Machine): Finding {
 function tryHook(attempts: Attempts, log: (line: string) => void): Finding {
   const what = `--attempts ${attempts}`;
   const start = (by: readonly Label[]) => {
-    const kernel = openKernel({
+    const meter = openKernel({
       ...{ attempts, failures: attempts !== "off", by, log },
       ...{ maxSeries: 16, watch: [], pin: undefined },
     });
-    kernel.close();
-    return kernel.fallback;
+    meter.close();
+    return meter.fallback;
   };
   const remedy = "falls back to --attempts raw";
   try {
     const fallback = start(LABELS);
     return fallback ? { what, state: "note", found: fallback, remedy } : ok(what, "works");
   } catch {
-    // Lockdown may leave nothing out but the label container.
+    // Lockdown may forbid only the label container.
   }
   try {
     const fallback = start(LABELS.filter((label) => label !== "container"));
@@ -245,7 +245,7 @@ function tryHook(attempts: Attempts, log: (line: string) => void): Finding {
 }
 
 function others(): Finding {
-  const what = "meters that run";
+  const what = "running meters";
   try {
     const maps = findMeters();
     return ok(what, maps.length === 0 ? "none" : `maps ${maps.join(", ")}`);

@@ -1,4 +1,4 @@
-/** What the values of the flags mean; each function throws a UserError for nonsense. */
+/** Parses the values of flags; each function throws a UserError where one is not allowed. */
 import { isIPv6 } from "node:net";
 import { wrong } from "../base/errors.ts";
 import { requireLabels, requireName, requireRows } from "../counts/choices.ts";
@@ -64,7 +64,7 @@ export function parseMaxSeries(text: string): number {
   return requireRows("--max-series", /^\d+$/.test(text) ? Number(text) : text);
 }
 
-/** A directory in bpffs, which need not be there. */
+/** A directory in bpffs, which need not exist. */
 export function parsePins(text: string): string {
   if (text === "") throw wrong("the directory of the pins", text, "give one, or leave it out");
   return text;

@@ -78,16 +78,15 @@ function interval(what: string, preset: string): Option {
 }
 
 function maxSeries(): Option {
-  return new Option("--max-series <n>", "rows that the breakdown has room for, 16 to 65536")
+  return new Option("--max-series <n>", "room for rows in the breakdown, 16 to 65536")
     .default(1024)
     .argParser(parseMaxSeries);
 }
 
 function map(): Option {
-  return new Option(
-    "--map <id>",
-    "of several meters the one whose first line names this map",
-  ).argParser(parseMapId);
+  return new Option("--map <id>", "the meter to use, by the map id of its first line").argParser(
+    parseMapId,
+  );
 }
 
 function logLevel(): Option {
@@ -113,7 +112,7 @@ const runCommand = program
     new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
   )
   .addOption(attempts())
-  .option("--failures", "count failed calls by errno")
+  .option("--failures", "count failures by errno")
   .addOption(by().default([], "none"))
   .addOption(
     new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
@@ -122,7 +121,7 @@ const runCommand = program
   )
   .addOption(maxSeries())
   .addOption(
-    new Option("--pin [dir]", `count on while the agent is away; in ${PIN_DIRECTORY} by default`)
+    new Option("--pin [dir]", `keep counting while no agent runs; in ${PIN_DIRECTORY} by default`)
       .preset(PIN_DIRECTORY)
       .argParser(parsePins),
   )
@@ -140,7 +139,7 @@ const runCommand = program
       .default("/metrics")
       .argParser((text) => parseTelemetryPath(text, FIXED_PATHS)),
   )
-  .option("--web.config.file <file>", "TLS and basic auth, as the exporter toolkit has them")
+  .option("--web.config.file <file>", "TLS and basic auth, in the format of the exporter toolkit")
   .option("--no-web", "no HTTP at all")
   .option("--run-as <user>", "after attaching, become this user; root keeps all", "nobody")
   .addOption(logLevel())
@@ -215,7 +214,7 @@ watchSubcommand("list", "print the watched commands and their counts")
 
 for (const [name, edit, description] of [
   ["add", watchList.add, "watch these commands too, from now on"],
-  ["remove", watchList.remove, "watch these commands no more"],
+  ["remove", watchList.remove, "stop watching these commands"],
 ] as const) {
   watchSubcommand(name, description)
     .argument("<name...>", "command names")
@@ -238,7 +237,7 @@ program
     const { top } = await import("../top/top.ts");
     await top(
       { by: undefined, map: undefined, ...flags, logLevel },
-      // Whatever else ends it leaves the terminal as it was.
+      // These signals, too, must leave the terminal as it was.
       stopSignal(
         ...(process.stdout.isTTY ? (["SIGHUP", "SIGQUIT", "SIGUSR2", "SIGALRM"] as const) : []),
       ),
@@ -248,7 +247,7 @@ program
 
 program
   .command("doctor")
-  .description("say what this machine offers and what is missing")
+  .description("print what this machine offers and what is missing")
   .helpOption("-h, --help", "print this help")
   .addOption(
     new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
@@ -276,7 +275,7 @@ program
 
 program
   .command("unpin")
-  .description("end what --pin left counting, and remove it")
+  .description("end the counting that --pin left, and remove the pins")
   .argument("[dir]", "where it is pinned", parsePins, PIN_DIRECTORY)
   .helpOption("-h, --help", "print this help")
   .addOption(logLevel())
@@ -337,11 +336,11 @@ function report(error: unknown): number {
   return ExitCode.failed;
 }
 
-// Node.js would open a debugger, through which everybody on the machine could run code in
-// here: and whoever runs as the same user, as nobody, may send the signal.
+// Node.js would open a debugger, through which any user of the machine could run code in here.
+// Any process of the same user may send the signal, and many run as nobody.
 process.on("SIGUSR1", () => {});
 
-// Talk that nobody hears is no failure; run() looks after its own stdout.
+// Messages that have no reader are no failure; run() looks after its own stdout.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 
 program

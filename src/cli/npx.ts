@@ -1,10 +1,10 @@
 /**
- * npx runs its command below a shell that passes no signal on: who stops npx
- * would leave the command behind.
+ * npx runs its command below a shell that passes no signal on: when npx is stopped,
+ * the command would stay behind.
  */
 import { readFileSync } from "node:fs";
 
-/** Resolves once npx, where it started this process, is gone; else never. */
+/** Resolves once the npx that started this process is gone; without one, never. */
 export function npxGone(): Promise<void> {
   return new Promise((resolve) => {
     if (process.env.npm_command !== "exec") return;
@@ -21,7 +21,7 @@ function isOfNpx(pid: number): boolean {
     const title = readFileSync(`/proc/${pid}/cmdline`, "latin1");
     return environment.includes("npm_command=exec") || title.startsWith("npm ");
   } catch {
-    // No way to tell, but that init hides its environment, and a container's npx does not.
+    // It cannot be read. Init hides its environment; the npx of a container does not.
     return pid !== 1;
   }
 }

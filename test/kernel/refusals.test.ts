@@ -69,7 +69,7 @@ test("the installation works before it is damaged", () => {
 });
 
 describe("privileges", () => {
-  test("an ordinary user is told which ones are missing", () => {
+  test("an ordinary user is told which capabilities are missing", () => {
     expectRefusal(check(asNobody()), 3, "not permitted", "CAP_BPF and CAP_PERFMON");
   });
 
@@ -82,7 +82,7 @@ describe("privileges", () => {
     expectRefusal(check(asNobody("bpf")), 3, "not permitted", "CAP_PERFMON");
   });
 
-  test("two are enough to count by the raw hook, which is said to be used instead", () => {
+  test("two capabilities are enough to count by the raw hook, and a message says so", () => {
     const wrap = [...inMountNamespace(andRun(MOUNT_TRACEFS)), ...asNobody("bpf", "perfmon")];
     expectFallback(check(wrap), "tracefs may not be read (EACCES)");
     const { status, stderr } = check(wrap, "--attempts", "raw");
@@ -96,7 +96,7 @@ describe("privileges", () => {
     expect(stdout).toMatch(/\nok\n$/);
   });
 
-  test("two are enough to count successes", () => {
+  test("two are enough to count execs", () => {
     const { status, stdout } = check(asNobody("bpf", "perfmon"), "--attempts", "off");
     expect(status).toBe(0);
     expect(stdout).toMatch(/\nok\n$/);
@@ -148,7 +148,7 @@ describe("the kernel", () => {
     expect(stdout).toMatch(/\nok\n$/);
   });
 
-  test("with tracefs not mounted, who cannot mount it counts by the raw hook", () => {
+  test("with tracefs not mounted, a user who cannot mount it counts by the raw hook", () => {
     const caps = asNobody("bpf", "perfmon", "dac_read_search");
     const wrap = [...inMountNamespace(andRun(HIDE_TRACEFS)), ...caps];
     expectFallback(check(wrap), "tracefs is not mounted, nor can it be privately (EPERM)");
@@ -161,19 +161,19 @@ describe("the doctor", () => {
     return result(command as string, args);
   };
 
-  test("finds every hook in order here, and names a meter that runs", async () => {
+  test("finds every hook in order here, and names a running meter", async () => {
     const meter = await Meter.start();
     try {
       const newest = Math.max(...findMeters());
       const { status, stdout, stderr } = doctor([]);
       expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
-      // Its own trials are none of them.
-      const maps = /meters that run +maps (.*)$/m.exec(stdout)?.[1]?.split(", ").map(Number) ?? [];
+      // The meters of its own tries are not among them.
+      const maps = /running meters +maps (.*)$/m.exec(stdout)?.[1]?.split(", ").map(Number) ?? [];
       expect(Math.max(...maps)).toBeLessThanOrEqual(newest);
       for (const hook of ["tracepoint", "raw", "off"]) {
         expect(stdout).toMatch(new RegExp(`^ok +--attempts ${hook} +works$`, "m"));
       }
-      expect(stdout).toMatch(new RegExp(`^ok +meters that run +maps .*\\b${meter.mapId}\\b`, "m"));
+      expect(stdout).toMatch(new RegExp(`^ok +running meters +maps .*\\b${meter.mapId}\\b`, "m"));
     } finally {
       await meter.stop();
     }

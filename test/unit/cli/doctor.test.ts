@@ -71,7 +71,7 @@ test.each([
       "/proc/self/status": "CapEff:\tc000000000\n",
     }),
     "note",
-    "raw counts instead",
+    "the raw hook counts instead",
   ],
   ["perf_event_paranoid", machine({ "/proc/sys/kernel/perf_event_paranoid": "3" }), "ok", ""],
   [
@@ -88,9 +88,9 @@ test.each([
 });
 
 test.each([
-  ["#1 SMP PREEMPT_RT Debian", "6.12.9", {}, "note", "with missed added"],
+  ["#1 SMP PREEMPT_RT Debian", "6.12.9", {}, "note", "tracepoint is exact once missed is added"],
   ["#1 SMP PREEMPT_RT Debian", "7.2.13", {}, "note", "raw is not"],
-  ["#1 SMP PREEMPT_RT Debian", "5.10.0", {}, "note", "does not say"],
+  ["#1 SMP PREEMPT_RT Debian", "5.10.0", {}, "note", "does not report missed runs"],
   [
     "#1 SMP PREEMPT_DYNAMIC Debian",
     "6.1.0",
@@ -107,7 +107,7 @@ test.each([
     "",
   ],
   ["#1 SMP PREEMPT_DYNAMIC Debian", "6.1.0", {}, "note", "raw"],
-  ["#1 SMP PREEMPT Debian", "6.1.0", {}, "note", "does not say"],
+  ["#1 SMP PREEMPT Debian", "6.1.0", {}, "note", "does not report missed runs"],
   ["#1 SMP Debian", "6.1.0", {}, "ok", ""],
 ] as const)("%s %s: which hook is exact", (version, release, files, state, remedy) => {
   const found = finding("preemption", machine(files, { version, release }));

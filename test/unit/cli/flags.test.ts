@@ -80,7 +80,7 @@ test.each(["", ",", " ", "nc,", ",nc", "x".repeat(16), "ä".repeat(8), "/usr/bin
   },
 );
 
-test("what is refused comes with what to give instead", () => {
+test("a refused name comes with one to give instead", () => {
   expect(refused(() => parseWatch("/usr/bin/nc")).remedy).toContain("give nc");
   const { remedy } = refused(() => parseWatch("systemd-executor"));
   expect(remedy).toMatch(/keeps 15 bytes .* give systemd-executo$/);
@@ -107,7 +107,7 @@ test("a table has room for 16 to 65536 rows", () => {
 
 test("pins have a directory with a name", () => {
   expect(parsePins("/sys/fs/bpf/x")).toBe("/sys/fs/bpf/x");
-  // Which would be the directory that one is in.
+  // It would be the current directory.
   expect(refused(() => parsePins("")).message).toContain("the directory of the pins");
 });
 
