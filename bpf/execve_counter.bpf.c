@@ -51,9 +51,9 @@ struct found {
 
 /*
  * By the cgroup's serial number, modulo the size: to walk up the hierarchy costs a
- * microsecond, to look here hardly anything. One for each CPU, because then nobody
- * writes to an entry while it is read: no CPU begins a program that it is in the
- * middle of. (Where it would, from Linux 7 on, it counts the run as missed.)
+ * microsecond, to look here hardly anything. Each CPU has entries of its own, so that
+ * none is written while it is read: no CPU begins a program that it is in the middle
+ * of. (Where it would, from Linux 7 on, the kernel counts the run as missed.)
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -69,7 +69,7 @@ struct {
 	__type(value, struct state);
 } state SEC(".maps");
 
-/* Frozen when the object is loaded: what is not chosen takes no time. */
+/* Frozen when the object is loaded: a field that is not chosen takes no time. */
 const volatile struct config config SEC(CONFIG_MAP);
 
 /*
@@ -105,7 +105,7 @@ static const struct exec_key other = OTHER_KEY;
 #define TS_COMPAT (1 << 1)  /* x86: in thread_info.status, while a 32-bit call runs */
 #define TIF_32BIT (1 << 22) /* arm64: in thread_info.flags */
 
-/* Whether the task is in a call of a 32-bit program, whose numbers are others. */
+/* Whether the task is in a call of a 32-bit program, which has other call numbers. */
 static __always_inline bool in_compat_call(void)
 {
 	if (bpf_core_field_exists(struct task_struct___x86, thread_info.status))
@@ -125,7 +125,7 @@ static __always_inline void add_failure(__u32 which, long result)
 		__atomic_fetch_add(&row->by_errno[error], 1, __ATOMIC_RELAXED);
 }
 
-/* Remembers a call that has entered, for where it ends. */
+/* Remembers a call that has entered, until its end. */
 static __always_inline void follow_call(__u32 which, bool compat)
 {
 	const __u64 task = bpf_get_current_task();
@@ -137,7 +137,7 @@ static __always_inline void follow_call(__u32 which, bool compat)
 		return;
 	unended = bpf_map_lookup_elem(&calls, &task);
 	if (unended) {
-		/* The program at its end was skipped: the result is not known. */
+		/* The kernel skipped the program at its end: the result is not known. */
 		add_failure(unended->which, 0);
 		*unended = call;
 		return;
@@ -147,7 +147,7 @@ static __always_inline void follow_call(__u32 which, bool compat)
 		__atomic_fetch_add(&row->unfollowed, 1, __ATOMIC_RELAXED);
 }
 
-/* Counts a call that enters. */
+/* For a call that enters: counts the attempt, and follows the call, as configured. */
 static __always_inline void begin_call(__u32 which, bool compat)
 {
 	if (!config.no_attempts)
@@ -175,10 +175,10 @@ static __always_inline struct call end_call(void)
 #define SIGSEGV_BIT (1UL << (11 - 1))
 
 /*
- * Counts a call that leaves, unless it has started a program. One that was not seen
- * when it entered is `which`: a seccomp filter has stopped it, or it was under way when
- * the meter started. But for one that the kernel ends with SIGSEGV, because it can neither
- * start the new program nor go back: a 32-bit program's call may leave as a 64-bit one.
+ * Counts a call that leaves, unless it has started a program. A call whose entry was not
+ * seen counts as `which`: a seccomp filter has stopped it, or it was under way when the
+ * meter started. The exception is a call that the kernel ends with SIGSEGV, because it can
+ * neither start the new program nor go back: a 32-bit program's call may leave as a 64-bit one.
  */
 static __always_inline void count_end(int which, long result)
 {
@@ -202,8 +202,8 @@ static __always_inline void count_end(int which, long result)
 }
 
 /*
- * The syscall programs return 1, which lets the event go on to whoever else
- * records this tracepoint: with 0, `perf record -e syscalls:sys_enter_execve`
+ * The syscall programs return 1, which lets the event go on to others that
+ * record this tracepoint: with 0, `perf record -e syscalls:sys_enter_execve`
  * would see nothing while the meter runs (trace_call_bpf() in the kernel).
  */
 SEC("tracepoint/syscalls/sys_enter_execve")
@@ -235,10 +235,10 @@ int count_execveat_failure(struct syscall_trace_exit *ctx)
 }
 
 /*
- * The same for every system call of the host, which the programs pick from: see
- * 32-bit callers too, need no tracefs, and are never skipped for a reader of maps.
- * Numbers from the kernel's system call tables; the 32-bit ones are those of i386
- * and arm, and of x32, which has its own among the 64-bit ones.
+ * The raw hook: the programs run at every system call of the host, and pick the two
+ * calls. They see 32-bit callers too, need no tracefs, and the kernel never skips them
+ * for a reader of maps. The numbers are those of the kernel's system call tables; the
+ * 32-bit ones are those of i386 and arm, and of x32, which has its own among the 64-bit ones.
  */
 #define X86_EXECVE     59
 #define X86_EXECVEAT   322
@@ -294,7 +294,7 @@ int BPF_PROG(count_failures, struct pt_regs *regs, long result)
 	else
 		number = ((struct pt_regs___arm64 *)regs)->syscallno;
 	call = exec_call(number);
-	/* The new program may be a 32-bit one where the old one was none, and the other way. */
+	/* The new program may have 32 bits where the old one had 64, or the other way round. */
 	if (call.which != CALL_OTHER)
 		count_end(call.compat == in_compat_call() ? call.which : CALL_OTHER, result);
 	return 0;
@@ -314,8 +314,8 @@ static __always_inline long final_result(struct task_struct *task)
 }
 
 /*
- * Counts a call whose end nobody saw: the tracepoints do not show one of a 64-bit program that
- * fails when the kernel has taken over the format of a 32-bit one. That ends the task.
+ * Counts a call whose end was not seen: the tracepoints do not show a call of a 64-bit program
+ * that fails after the kernel has taken over the format of a 32-bit one. That ends the task.
  */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(count_killed, struct task_struct *task)
@@ -359,7 +359,7 @@ static const __u8 hex[256] = {
  *   libpod-<id>.scope          podman with systemd
  *   <slice>:cri-containerd:<id>
  *
- * The monitors beside the containers of podman and CRI-O are none:
+ * The monitors beside the containers of podman and CRI-O are not containers:
  * libpod-conmon-<id>.scope, crio-conmon-<id>.scope.
  */
 static __noinline bool is_container(const char *name, unsigned char *container)
@@ -405,7 +405,7 @@ static __noinline bool is_container(const char *name, unsigned char *container)
 /*
  * Finds the container that a cgroup belongs to: the nearest cgroup, from this one
  * up, that bears an id. So a container's own cgroups belong to it, and a container
- * inside another is itself.
+ * inside another counts by its own id.
  */
 static __noinline void find_container(struct cgroup *cgroup, unsigned char *container)
 {
@@ -451,9 +451,9 @@ static __always_inline void set_container(struct task_struct *task, unsigned cha
 }
 
 /*
- * Adds one to a row, which it makes where there is none. Of two CPUs that make the
- * same row at once one fails, and finds the other's; where there is no room, the
- * row of all others counts.
+ * Adds one to a row, which it makes where there is none. If two CPUs make the same
+ * row at once, one fails, and finds the other's. Where there is no room, the row of
+ * all others counts.
  */
 static __always_inline void add_exec(const struct exec_key *key)
 {
@@ -480,13 +480,13 @@ static __always_inline __u64 until_nul(__u64 text)
 	return nuls ? text & (((nuls & -nuls) >> 7) - 1) : text;
 }
 
-/* Fires once for each program started, when the task already bears its new name. */
+/* Fires once for each exec, when the task already has its new name. */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(count_exec, struct task_struct *task)
 {
 	/*
-	 * Two loads, where a helper would take as long as a whole look-up. What
-	 * follows the NUL is of longer names that the task bore, before Linux 5.17.
+	 * Two loads, where a helper would take as long as a whole look-up. Before
+	 * Linux 5.17 the rest of a longer name, of before, follows the NUL.
 	 */
 	const __u64 *comm = (const __u64 *)task->comm;
 	const __u64 first = until_nul(comm[0]);
@@ -502,7 +502,7 @@ int BPF_PROG(count_exec, struct task_struct *task)
 		__builtin_memcpy(key.command, command, COMM_SIZE);
 	if (config.container)
 		set_container(task, key.container);
-	/* Never NULL, but to the verifier it may be, on kernels built by clang. */
+	/* Never NULL, but on kernels built by clang the verifier takes it for one that may be. */
 	if (config.user && cred)
 		key.uid = cred->uid.val;
 
@@ -517,7 +517,7 @@ int BPF_PROG(count_exec, struct task_struct *task)
 	return 0;
 }
 
-/* What is attached where the counts are pinned; `on` is what a program has to return. */
+/* The program that is attached where the counts are pinned; it returns `on`. */
 #define ENTER(program, section, on)                                                                \
 	struct {                                                                                   \
 		__uint(type, BPF_MAP_TYPE_PROG_ARRAY);                                             \

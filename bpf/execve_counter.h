@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The ABI between the programs in the kernel and user space: what the maps are
- * called and how their keys and values look. Plain C, read by clang for BPF and
- * by the C++ compiler, so that neither side can change it alone.
+ * The ABI between the programs in the kernel and user space: the names of the maps,
+ * and the layout of their keys and values. Plain C, read by clang for BPF and by the
+ * C++ compiler, so that neither side can change it alone.
  */
 #ifndef EXECVE_COUNTER_H
 #define EXECVE_COUNTER_H
@@ -26,25 +26,25 @@
 #define KEY_EXECVEAT "execveat_counter"
 
 /*
- * "comm:<name>": programs started under that name. The name is what the kernel
- * keeps in task_struct.comm: the basename of the executed file (of the script,
- * for a `#!` script), cut to COMM_SIZE - 1 bytes. Before Linux 6.14 a program
- * executed by file descriptor (execveat with AT_EMPTY_PATH) bears its number.
+ * "comm:<name>": execs of that command. The name is what the kernel keeps in
+ * task_struct.comm: the basename of the executed file (of the script, for a `#!`
+ * script), cut to COMM_SIZE - 1 bytes. Before Linux 6.14 a program executed by file
+ * descriptor (execveat with AT_EMPTY_PATH) has the descriptor's number as its name.
  */
 #define KEY_WATCH_PREFIX "comm:"
 #define COMM_SIZE        16
 
 /*
- * Map `execs`: a hash of counters of programs started, that is, of calls that
- * succeeded and replaced the program.
+ * Map `execs`: a hash of counters of execs, that is, of calls that succeeded and
+ * replaced the program.
  *
  *   key    struct exec_key; fields that struct config does not choose are zero
  *   value  __u64
  *
- * The kernel inserts a row when it is first needed and nobody ever removes one.
- * User space seeds one row, OTHER_KEY, which counts what finds no room: so the sum
- * over all rows, with the runs of count_exec that the kernel skipped, is the number
- * of programs started, at every moment.
+ * The kernel inserts a row when it is first needed; no row is ever removed. User
+ * space seeds one row, OTHER_KEY, which counts the execs that find no room. So the
+ * sum over all rows, and the runs of count_exec that the kernel skipped, is the
+ * number of execs, at every moment.
  */
 #define EXECS_MAP      "execs"
 #define CONTAINER_SIZE 32
@@ -53,8 +53,8 @@ struct exec_key {
 	char command[COMM_SIZE]; /* as above, zero-padded */
 	/*
 	 * The id, half as many bytes as hexadecimal digits; all zero outside
-	 * containers, all 0xff (UNKNOWN_CONTAINER) where there is a PID namespace
-	 * of its own but no id.
+	 * containers, all 0xff (UNKNOWN_CONTAINER) for a process without an id in
+	 * a PID namespace other than the initial one.
 	 */
 	unsigned char container[CONTAINER_SIZE];
 	unsigned int uid; /* the real one, in the initial user namespace */
@@ -62,7 +62,7 @@ struct exec_key {
 
 #define UNKNOWN_CONTAINER 0xff
 
-#define OTHER_UID ((unsigned int)-1) /* which nobody has */
+#define OTHER_UID ((unsigned int)-1) /* which no user has */
 #define OTHER_KEY {{0}, {0}, OTHER_UID}
 
 /*
@@ -82,13 +82,13 @@ struct config {
 	unsigned char cgroup_v1;
 	/* Whether calls are followed to their ends, in `calls`, and counted there; bool. */
 	unsigned char failures;
-	/* Whether calls are not counted where they enter, though they may be followed; bool. */
+	/* Whether attempts are not counted, though calls may be followed; bool. */
 	unsigned char no_attempts;
 };
 
 /*
  * Map `failures`: an array of two struct failures, CALL_EXECVE and
- * CALL_EXECVEAT: how calls ended that started no program.
+ * CALL_EXECVEAT: how the calls ended that started no program.
  */
 #define FAILURES_MAP  "failures"
 #define CALL_EXECVE   0
@@ -97,8 +97,8 @@ struct config {
 
 struct failures {
 	/*
-	 * Calls that returned an error. Some never reach a program, like
-	 * ERESTARTNOINTR (513). At 0 those whose result was not seen.
+	 * Calls that returned an error. Some errors never reach a program, like
+	 * ERESTARTNOINTR (513). Index 0 has the calls whose result was not seen.
 	 */
 	unsigned long long by_errno[MAX_ERRNO + 1];
 	/* Calls of execveat(2) with AT_EXECVE_CHECK that returned 0. */
@@ -115,8 +115,8 @@ struct failures {
  *          the leader (de_thread() in the kernel)
  *   value  struct call
  *
- * What a call was is known at its entry only: once the kernel has taken over the
- * new program's format, it pretends that the call was an execve of such a program.
+ * Only the entry tells which call it is: once the kernel has taken over the new
+ * program's format, it pretends that the call was an execve of such a program.
  */
 #define CALLS_MAP "calls"
 #define MAX_CALLS 8192
@@ -127,13 +127,13 @@ struct call {
 };
 
 /*
- * Pins. With --pin not the programs themselves are attached but one enter_<program>
- * for each, which does nothing but a tail call into slot 0 of its map
- * next_<program>. Those and their links stay for good; what they call is replaced
- * by each agent that starts, between two events, so none is lost or counted twice.
+ * Pins. With --pin the programs themselves are not attached. One enter_<program> for
+ * each is attached, which does nothing but a tail call into slot 0 of its map
+ * next_<program>. These and their links stay for good. Each agent that starts replaces
+ * what they call, between two events, so none is lost or counted twice.
  *
- * Pinned below PIN_VERSION, which changes with anything above, are the maps by their
- * names, enter_<program>, and link_<program>.
+ * The maps are pinned by their names below PIN_VERSION, which changes with anything
+ * above; so are enter_<program> and link_<program>.
  */
 #define PIN_VERSION "v2"
 
@@ -141,7 +141,7 @@ struct call {
 #define STATE_MAP "state"
 
 struct state {
-	unsigned long long start_time; /* since when these counts run: ms since 1970 */
+	unsigned long long start_time; /* when these counts began: ms since 1970 */
 	struct config keys;            /* what `execs` is keyed by */
 };
 

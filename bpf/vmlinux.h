@@ -52,7 +52,7 @@ struct cred {
 	kuid_t uid;
 };
 
-/* Which of these fields there is tells the architecture. */
+/* Which of these fields exists tells the architecture. */
 struct thread_info___x86 {
 	unsigned int status;
 };
