@@ -15,7 +15,7 @@ endif
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
 # own on Debian; Ubuntu has it among the tools of each kernel.
 BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-$(shell uname -r),bpftool)
-# To look at what the meter shows, as its users do.
+# To look at the page as users do.
 CHROMIUM := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),chromium-browser,chromium)
 # Docker brings a runc of its own, which Debian's would push out.
 RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
@@ -34,8 +34,8 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
 	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools)
 
-# With INSTALL=no, as npm's scripts have it, nothing is installed or fetched:
-# what is missing is named, and that is all. $(call missing,WHAT)
+# With INSTALL=no, which npm's scripts set, nothing is installed or fetched: make names
+# what is missing, and stops. $(call missing,WHAT)
 ifeq ($(INSTALL),no)
 missing = { echo "missing: $(1)"; echo 'to do: make $(MAKECMDGOALS), which installs what is missing'; exit 1; } >&2
 else
@@ -74,18 +74,18 @@ MOUNTS ?= found
 help:
 	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
 	@echo 'make test   the same, and run every test (MOUNTS="systemd none": with tracefs mounted, and not)'
-	@echo 'make test-unit  of these the ones that need neither root nor a kernel with BPF'
+	@echo 'make test-unit  run only the tests that need neither root nor a kernel with BPF'
 	@echo 'make fuzz   call the addon in random ways for a minute, sanitized (SECONDS=..., SEED=...)'
-	@echo 'make test-vm  boot other kernels, and systemd, and see what is exact there (KERNELS=bullseye,sid-full: these only)'
+	@echo 'make test-vm  boot other kernels, and systemd, and test what is exact there (KERNELS=bullseye,sid-full: these only)'
 	@echo 'make package  make the npm package, with addons for x64 and arm64, in build/'
 	@echo 'make test-package  the same, and try it in fresh Debian systems with other versions of Node.js'
 	@echo 'make deps   install what is missing (INSTALL=no, with any target: name it, and stop)'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types, architecture, and what the docs name'
-	@echo 'make format mend what the formatters can'
+	@echo 'make format format the sources'
 	@echo 'make bench  measure'
-	@echo 'make soak   storm it for half an hour, and see what is lost or grows (MINUTES=60: longer)'
-	@echo 'make pictures  draw those of docs/ and README.md anew, from three minutes of load'
+	@echo 'make soak   count under load for half an hour, and show what is lost or grows (MINUTES=60: longer)'
+	@echo 'make pictures  draw the pictures of docs/ and README.md anew, from three minutes of load'
 	@echo 'make clean  remove what was built'
 
 deps: packages node_modules/.package-lock.json
@@ -226,7 +226,7 @@ $(TOOLS)/arm64/tiny: test/bench/tiny.c | packages
 $(TOOLS)/baseline.bpf.o: test/bench/baseline.bpf.c $(wildcard bpf/*) | packages
 	$(bpf_object)
 
-# The same programs in other instructions, as of another build.
+# The same programs in other instructions, as another build has them.
 $(TOOLS)/other.bpf.o: bpf/execve_counter.bpf.c $(wildcard bpf/*.h) | packages
 	$(call bpf_object,-mcpu=v2)
 
@@ -260,7 +260,7 @@ $(Q)clang $(BPF_CFLAGS) $(1) -c $< -o $@
 $(Q)llvm-strip -g $@
 endef
 
-# What root's part of the work is run with; sudo only where it can ask or need not.
+# Sets $sudo to what makes a command root's; sudo only where it can ask or need not.
 define become_root
 if [ "$$(id -u)" = 0 ]; then sudo=; \
 	elif command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then sudo=sudo; \

@@ -8,7 +8,7 @@ known() {
 }
 archive=$(known)
 if [ -z "$archive" ]; then
-	# What is whose, apt knows of what it has fetched. Here it has fetched nothing yet.
+	# apt knows whose an archive is once it has fetched its lists. Here it has fetched none yet.
 	set -- -o Dir::State::Lists="$lists" -o Dir::Cache="$lists" -o APT::Sandbox::User=root \
 		-o Acquire::Languages=none
 	apt-get -qq "$@" update >&2

@@ -1,7 +1,7 @@
 #!/bin/sh
 # prebuild.sh DIRECTORY: compiles the addon to DIRECTORY/linux-x64 and DIRECTORY/linux-arm64,
-# for any glibc from Debian 11's on, with all else that it needs inside: libbpf, libelf and
-# zlib from Debian 12's source packages, and the C++ library. The same bytes, wherever it runs.
+# for the glibc of Debian 11 and newer. All else that it needs is inside: libbpf, libelf and zlib
+# from Debian 12's source packages, and the C++ library. Every machine makes the same bytes.
 set -eu
 mkdir -p "$1"
 out=$(realpath "$1")
@@ -71,7 +71,7 @@ options=$("$project/deploy/suite.sh" bookworm amd64)
 
 cp -r "$project/node_modules/node-addon-api" "$work/source"
 
-# Who passes these on passes their licences on too.
+# The licences have to be passed on with these.
 (
 	cd "$work/source"
 	echo 'The addons contain, besides the code of execve-counter itself, this and the runtime libraries of'

