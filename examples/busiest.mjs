@@ -1,4 +1,4 @@
-// Counts for some seconds, and prints the commands that were started most often:
+// Counts for some seconds, and prints the busiest commands:
 //
 //   sudo node examples/busiest.mjs 10
 import { openMeter, UserError } from "execve-counter";
@@ -9,7 +9,7 @@ try {
   try {
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
     const { execs, execsBy, watched } = meter.read();
-    console.log(`${execs} programs started, ${watched.get("sh")} of them sh`);
+    console.log(`${execs} execs, ${watched.get("sh")} of them sh`);
     const busiest = execsBy.toSorted((a, b) => Number(b.count - a.count)).slice(0, 5);
     for (const { labels, count } of busiest) console.log(`${count} ${labels.command}`);
   } finally {

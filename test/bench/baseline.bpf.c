@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
- * What the meter is measured against: its own object, which the addon can load,
- * with three programs more.
+ * The programs that the meter is measured against, in its own object, which the
+ * addon can load.
  */
 #include "../../bpf/execve_counter.bpf.c"
 

@@ -37,7 +37,7 @@ function quantile(values, q) {
 
 const median = (values) => quantile(values, 0.5);
 const ratios = (a, b) => a.map((value, i) => value / b[i]);
-/** Of the medians, and round by round. */
+/** The ratio of the medians, and the ratios round by round. */
 const ratio = (a, b) => `${(median(a) / median(b)).toFixed(2)}; ${spread(ratios(a, b), 2)}`;
 const spread = (values, digits) =>
   `${median(values).toFixed(digits)} (${quantile(values, 0.25).toFixed(digits)} to ${quantile(values, 0.75).toFixed(digits)})`;
@@ -86,7 +86,7 @@ async function nsPerRun() {
   }
 }
 
-/** What a call pays in all programs, where it is followed to its end and where it is not. */
+/** What a call costs in all programs, where it is followed to its end and where it is not. */
 async function nsOfFailures() {
   const putBack = changeSetting(STATS, "1");
   const measure =
@@ -153,7 +153,7 @@ async function tool(script, programs) {
 const bpfPrograms = () => JSON.parse(execFileSync("bpftool", ["-j", "prog", "list"]));
 
 /**
- * What a program that is started pays. It is as small as a program can be, to leave
+ * What an exec costs. The program is as small as a program can be, to leave
  * the caches to what is measured.
  */
 async function nsPerStart() {
@@ -233,7 +233,7 @@ function lost() {
   }
 }
 
-/** What other calls pay: nothing, where no system call is touched. */
+/** What other calls cost: nothing, where no system call is touched. */
 async function stormRate() {
   const time = (call, programs) => () => {
     const session = load(METER, programs);

@@ -40,7 +40,7 @@ const url = /metrics at (\S+)/.exec(talk)[1];
 
 let rounds = 0;
 const until = performance.now() + minutes * 60_000;
-/** Gives way to whoever else works here. */
+/** Gives way to other work on this machine. */
 const storm = async (...args) => {
   const child = spawn(path("build/test/storm"), args.map(String));
   setPriority(child.pid, 19);

@@ -1,5 +1,5 @@
 // One process of make fuzz: calls the addon in random order with arguments right and wrong, in
-// the main thread and in workers that are ended at any moment. Whatever is called returns what
+// the main thread and in workers that are ended at any moment. Each call returns what
 // src/kernel/addon.ts says, or throws what that says.
 import * as fs from "node:fs";
 import { createRequire } from "node:module";
@@ -26,7 +26,7 @@ const tally = isMainThread ? new Float64Array(new SharedArrayBuffer(16)) : worke
 const addon = createRequire(import.meta.url)(path("build/fuzz/build/Release/execve_counter.node"));
 const { Session, Follower } = addon;
 const FROM_LOG = new Error("from the log");
-/** What should not have been; the addon may be between here and who could catch it. */
+/** The errors that were found; the addon may be between here and a catch. */
 const wrong = [];
 
 /** What JavaScript does that runs in the midst of a call. */

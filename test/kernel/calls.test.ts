@@ -151,7 +151,7 @@ test.each(HOOKS)("%s: what has no room to be followed is said, and counted", asy
     });
     const batch = join(directory, "batch");
     writeFileSync(batch, entries.join(""));
-    // The last of them find the map full where somebody makes a call meanwhile.
+    // The last of them find the map full if another process makes a call meanwhile.
     result(BPFTOOL, ["batch", "file", batch]);
     const before = await meter.counts();
     sh(STORM, ["execveat", "1", "10000"]);
@@ -176,7 +176,7 @@ test.each(HOOKS)("%s: while no agent runs, pinned programs follow calls too", as
       unknown: 0,
     });
 
-    // An end that is not seen, here because somebody empties a slot: the errno is lost, no call is.
+    // An end that is not seen, here because the test empties a slot: the errno is lost, no call is.
     await meter.stop();
     const exit = hook === "raw" ? "count_failures" : "count_execveat_failure";
     sh(BPFTOOL, ["map", "delete", "pinned", `${pins}/v2/next_${exit}`, "key", "0", "0", "0", "0"]);

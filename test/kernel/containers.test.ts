@@ -31,7 +31,7 @@ afterAll(async () => {
   await runc.remove();
 });
 
-test("23 execs of a container that is gone before anybody looks have its full id", async () => {
+test("23 execs of a container that is gone before the meter is read have its full id", async () => {
   const [program, id] = [newProgram(), newId()];
   const loop = `i=0; while [ $i -lt 23 ]; do /bin/${program}; i=$((i + 1)); done`;
   runContainer(`docker/${id}`, ["/bin/sh", "-c", loop]);

@@ -64,7 +64,7 @@ test("a storm of 2,000,000 failing calls on two threads loses none", async () =>
   expect(after.execs - before.execs).toBeLessThan(1_000_000);
 });
 
-// Hardly anybody else calls execveat, so this can be almost exact.
+// Hardly any other program calls execveat, so this can be almost exact.
 test("a storm of 2,000,000 calls of execveat on two threads is counted once each", async () => {
   const before = await meter.counts();
   sh(STORM, ["execveat", "2", "1000000"]);
@@ -115,13 +115,13 @@ test("bpftool, /metrics and the printed line show the same numbers", async () =>
   const shown = bpftoolCounters(meter.mapId);
   const after = await meter.metrics();
 
-  // Nobody but this test runs the program: equal to the digit, four times.
+  // Only this test runs the program: equal to the digit, four times.
   const exact = sample(before, watched);
   expect(exact).toBeGreaterThanOrEqual(1000);
   expect(printed.watched[program]).toBe(exact);
   expect(shown[`comm:${program}`]).toBe(exact);
   expect(sample(after, watched)).toBe(exact);
-  // Everybody moves the total, bpftool by its own start: each reading fits between the others.
+  // Every process moves the total, bpftool by its own start: each reading fits between the others.
   const readings = [
     sample(before, total),
     printed.execve_counter,
@@ -163,7 +163,7 @@ test("a text line is what the README shows", async () => {
   }
 });
 
-test("with --attempts off successes are counted and no system call is touched", async () => {
+test("with --attempts off execs are counted and no system call is touched", async () => {
   const off = await Meter.start(["--attempts", "off", "--watch", program]);
   try {
     sh(STORM, ["spawn", "1", "23", join(directory, program)]);
@@ -204,7 +204,7 @@ test.each(["execve", "execveat"])(
   },
 );
 
-test("the counts say since when they run", async () => {
+test("the counts say when they began", async () => {
   const fresh = await Meter.start();
   try {
     const started = Date.parse((await fresh.counts()).start_time);
@@ -217,7 +217,7 @@ test("the counts say since when they run", async () => {
   }
 });
 
-test("libbpf's messages are shown at the level debug, and talk of no use at the level error", async () => {
+test("libbpf's messages are shown at the level debug, and only errors at the level error", async () => {
   for (const [level, libbpf, info] of [
     ["debug", true, true],
     ["info", false, true],

@@ -64,7 +64,7 @@ async function growth(call: Call, errno: string): Promise<number> {
   return failed(await meter.counts(), call, errno) - failed(before, call, errno);
 }
 
-/** Attempts, less what became of them; calls under way are in neither. */
+/** Attempts less execs and failures; calls under way are in neither. */
 function unaccounted({ attempts, execs, failures }: Counts): number {
   const sum = (counts: Record<string, number>) => Object.values(counts).reduce((a, b) => a + b, 0);
   if (!attempts || !failures) throw new Error("not everything is counted");
@@ -72,7 +72,7 @@ function unaccounted({ attempts, execs, failures }: Counts): number {
   return execve + execveat - execs - sum(failures.execve) - sum(failures.execveat);
 }
 
-/** The number of calls whose outcome is missing (or, negative, whose attempt), once it is that. */
+/** Waits until that many calls lack their outcome (or, where negative, their attempt). */
 async function untilUnaccounted(expected: number): Promise<void> {
   await until(`${expected} calls unaccounted for`, async () => {
     return unaccounted(await meter.counts()) - unaccountedBefore === expected;
@@ -119,7 +119,7 @@ test("a program that is being written is ETXTBSY, arguments that are too long ar
   expect(await growth("execve", "E2BIG")).toBe(23);
 });
 
-test("attempts are successes and failures, after a storm of each", async () => {
+test("attempts are execs and failures, after a storm of each", async () => {
   sh(STORM, ["execve", "2", "200000"]);
   sh(STORM, ["execveat", "2", "200000"]);
   sh(STORM, ["spawn", "2", "500", "/bin/true"]);

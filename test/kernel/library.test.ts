@@ -14,7 +14,7 @@ import {
   untilGone,
 } from "../support/meter.ts";
 
-// As a program has it that has installed the package.
+// The way a program finds it that has installed the package.
 const { findMeters, openMeter, UserError } = (await import(
   projectPath("dist/index.js")
 )) as typeof import("../../src/index.ts");
@@ -125,7 +125,7 @@ test("the example shows what ran", () => {
     "0.5",
   ]);
   expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
-  expect(stdout).toMatch(/^\d+ programs started, \d+ of them sh\n(\d+ .+\n)+$/);
+  expect(stdout).toMatch(/^\d+ execs, \d+ of them sh\n(\d+ .+\n)+$/);
 });
 
 test("the example says in two lines why it cannot", () => {

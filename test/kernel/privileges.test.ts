@@ -21,7 +21,7 @@ import {
 
 const CAP_BPF = 1n << 39n;
 const CAP_SYS_ADMIN = 1n << 21n;
-/** What a meter that is done with attaching holds: nothing where maps can be read without. */
+/** The capabilities of an agent that has attached: none where maps can be read without. */
 const NEEDED = isAtLeast(release(), 5, 19) ? 0n : CAP_BPF;
 
 let meter: Meter | undefined;
@@ -119,10 +119,10 @@ describe("started by root", () => {
   test.each([
     ["by name", "daemon", "1", "1"],
     ["by number", "1", "1", "1"],
-    // Debian's sync: whose number, as a group's, is adm's, which reads /var/log.
+    // Debian's sync: the group of the same number is adm, which reads /var/log.
     ["by a number that is another group's", "4", "4", "65534"],
     ["by a number that has no account", "54321", "54321", "54321"],
-  ])("it becomes somebody else, %s", async (_, user, uid, gid) => {
+  ])("it becomes another user, %s", async (_, user, uid, gid) => {
     meter = await start(["--run-as", user]);
     expectThreads(meter, (kept) => as(uid, gid, kept));
     await expectCounting(meter);
@@ -179,7 +179,7 @@ describe("started by an ordinary user with the three capabilities", () => {
     installed = new Installation();
     meter = await start(flags, { wrap, cli: installed.cli });
     expectThreads(meter, (kept) => as("1", "1", kept));
-    // Whose capabilities are gone would else be its user's to trace, and with it the counts.
+    // Without capabilities its user could else trace it, and change the counts.
     const write = ["sh", "-c", `: 3<>/proc/${meter.pid}/mem`];
     const [command = "", ...args] = [...user, ...write];
     expect(result(command, args).stderr).toContain("ermission denied");
@@ -226,7 +226,7 @@ describe("started by an ordinary user with the three capabilities", () => {
   });
 });
 
-test("it compresses, and has names, where nobody may have no thread more", async () => {
+test("it compresses, and has names, where the user nobody may have no more threads", async () => {
   meter = await start(["--by", "user"], { wrap: ["prlimit", "--nproc=1:1"] });
   const { status, headers } = await fetch(`${meter.origin}/metrics`);
   expect({ status, encoding: headers.get("content-encoding") }).toEqual({
@@ -236,7 +236,7 @@ test("it compresses, and has names, where nobody may have no thread more", async
   expect((await meter.counts()).execs_by?.map(({ user }) => user)).toContain("root");
 });
 
-test("top keeps what it finds the meter's programs by, on its main thread only", async () => {
+test("top keeps the capability to find the meter's programs, on its main thread only", async () => {
   meter = await start(["--by", "command"]);
   const args = [CLI, "top", "--map", `${meter.mapId}`];
   const top = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
@@ -314,7 +314,7 @@ test("a user that does not exist is refused before anything is loaded", () => {
   }
 });
 
-test("who has given privileges up can start no program", () => {
+test("a process that has given privileges up can start no program", () => {
   const script = `
     const { restrict } = require(${JSON.stringify(projectPath("build/Release/execve_counter.node"))});
     const { spawnSync } = require("node:child_process");

@@ -71,7 +71,7 @@ test("other system calls are none of them, whatever their numbers are", async ()
   expect(unmapping.execveat).toBe(0);
 });
 
-test("attempts are successes and failures, with 32-bit callers too", async () => {
+test("attempts are execs and failures, with 32-bit callers too", async () => {
   const unaccounted = async () => {
     const { attempts, execs, failures } = await raw.counts();
     if (!attempts || !failures) throw new Error("not everything is counted");

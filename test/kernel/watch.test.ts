@@ -81,7 +81,7 @@ test("a name that is watched already keeps its count", async () => {
   expect(await watched()).toEqual(before);
 });
 
-test("what is not watched cannot be removed, and what is asked for besides is", async () => {
+test("a name that is not watched cannot be removed, and the others are", async () => {
   watch("add", two);
   const { status, stderr } = watch("remove", "nobody-has-this", two);
   expect(status).toBe(1);
@@ -105,7 +105,7 @@ test.each([
   expect(stderr.trimEnd().split("\n")).toHaveLength(2);
 });
 
-test("of several meters one must be chosen, and one that is none is refused", async () => {
+test("of several meters one must be chosen, and a map of none is refused", async () => {
   const other = await Meter.start();
   try {
     const unclear = result(process.execPath, [CLI, "watch", "list"]);
@@ -121,7 +121,7 @@ test("of several meters one must be chosen, and one that is none is refused", as
   }
 });
 
-test("who may not look for it is told so", () => {
+test("a user who may not look for the meter is told so", () => {
   const installed = new Installation();
   try {
     const user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
@@ -135,7 +135,7 @@ test("who may not look for it is told so", () => {
   }
 });
 
-test("a full list is said, and nothing is lost", async () => {
+test("a full list is reported, and nothing is lost", async () => {
   const full = await Meter.start([
     ...["--watch", Array.from({ length: 4093 }, (_, i) => `full${i}`).join()],
   ]);
@@ -176,7 +176,7 @@ test("edits under a storm disturb no other counter by even one", async () => {
   ]);
   const failures = spawn(STORM, ["execveat", "1", "3000000"]);
   const ends = [once(starts, "exit"), once(failures, "exit")];
-  // Names that nobody bears come and go beside one that somebody bears: a run of it
+  // Names without a process come and go beside one that has some: a run of it
   // that lands on an element which is removed and used again would show as theirs.
   const unborn = Array.from({ length: 40 }, (_, i) => `${one.slice(0, 11)}%${i}`);
   const disturbed: unknown[] = [];
@@ -203,7 +203,7 @@ test("edits under a storm disturb no other counter by even one", async () => {
   expect((now?.execveat ?? 0) - attempts).toBe(3_000_000);
 });
 
-test("two who edit at once wait for each other", async () => {
+test("two processes that edit at once wait for each other", async () => {
   const holder = spawn("flock", ["/run/execve-counter.lock", "sh", "-c", "echo held; read word"]);
   await once(holder.stdout, "data");
   const edit = edited("add", [two]);

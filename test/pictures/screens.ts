@@ -14,7 +14,7 @@ export async function drawScreens(meter: Meter): Promise<void> {
     const page = await browser.newPage(context);
     await page.goto(meter.origin);
     terminal.type(`clear; ${shellLine(process.execPath, CLI, "top", "--map", meter.mapId)}`);
-    // Until there is a minute to tell of.
+    // Until there are rates of a minute.
     await page.waitForTimeout(65_000);
     await save("page.png", await page.screenshot());
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { projectPath, readProjectFile } from "./files.ts";
 import { sh } from "./meter.ts";
 
-/** A copy of what runs, for everybody to read, that a test may damage. */
+/** A copy of the installed files, readable for all users, that a test may damage. */
 export class Installation {
   readonly directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
 

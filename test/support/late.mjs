@@ -2,7 +2,7 @@
 
 /**
  * An ELF file with a segment that is larger in the file than in memory: execve fails with
- * EINVAL, which nobody sees, and SIGSEGV ends the task.
+ * EINVAL, which no program sees, and SIGSEGV ends the task.
  *
  * @param {32 | 64} bits
  */

@@ -48,8 +48,8 @@ export const has32Bit =
   process.arch === "x64" && spawnSync(STORM, ["int80", "1", "1"]).status === 0;
 
 /**
- * The words that run a shell script in a mount namespace of its own, where what
- * it mounts below /sys is seen by nobody else. Works in a chroot too.
+ * The words that run a shell script in a mount namespace of its own, where no
+ * other process sees what it mounts below /sys. Works in a chroot too.
  */
 export function inMountNamespace(script: string): string[] {
   const unshare = ["unshare", "--mount", "--propagation=unchanged"];
@@ -232,12 +232,12 @@ export function sample(exposition: string, series: string): number {
   return Number(line.slice(series.length + 1));
 }
 
-/** A command name of at most 15 bytes that nobody else uses. */
+/** A command name of at most 15 bytes that no other program has. */
 export function uniqueName(): string {
   return `ec${process.pid.toString(36)}${Date.now().toString(36)}`.slice(0, 15);
 }
 
-/** A port of 127.0.0.1 that nobody listens on. */
+/** A port of 127.0.0.1 that no process listens on. */
 export function freePort(): Promise<number> {
   return new Promise((resolve) => {
     const server = createServer().listen(0, "127.0.0.1", () => {

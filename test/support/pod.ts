@@ -25,8 +25,8 @@ const READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sys
  * What kubelet and containerd make of the DaemonSet: its security context, arguments, host
  * paths and memory, and a root with Node.js and the built project.
  *
- * @param app where the project is installed, for everybody to read: a capability to read what is
- *   the owner's alone is not among the container's
+ * @param app where the project is installed, readable for all users: the container has no
+ *   capability to read files of other owners
  * @param hostPaths what to mount in the place of the manifest's host paths, by the volume's name
  * @param without a capability to leave out, as the manifest calls it
  */

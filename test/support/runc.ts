@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { result, sh, uniqueName, until } from "./meter.ts";
 
-/** By its path: not everybody's $PATH leads there. */
+/** By its path: not every user's $PATH leads there. */
 const RUNC = ["/usr/sbin/runc", "/usr/bin/runc"].find(existsSync) ?? "runc";
 const mounts = readFileSync("/proc/self/mounts", "utf8")
   .split("\n")

@@ -1,4 +1,4 @@
-// Runs inside a test machine, where nobody else runs anything: makes known storms while
+// Runs inside a test machine, where no one else runs anything: makes known storms while
 // three processes read BPF maps, by either hook, and prints what was counted.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";

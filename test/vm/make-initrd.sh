@@ -4,10 +4,10 @@
 set -eu
 out=$(realpath "$1")
 root=$(mktemp -d)
-# It becomes /, which everybody may enter.
+# It becomes /, which every user may enter.
 chmod 755 "$root"
 trap 'rm -rf "$root"' EXIT
-chmod 755 "$root" # becomes /, for everybody
+chmod 755 "$root" # becomes /, for every user
 mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/app/build/test"
 cp test/vm/init "$root/init"
 for name in sh mount ip ln poweroff sleep taskset; do ln -s busybox "$root/bin/$name"; done

@@ -95,7 +95,7 @@ async function activated() {
   const started = systemctl("start", "execve-counter.socket");
   const before = show();
   const first = await counts();
-  // Whoever asks while there is no meter gets an answer of the next.
+  // A client that asks while there is no agent gets an answer of the next.
   const restart = systemctl("restart", "--no-block", "execve-counter");
   const second = await until("the next meter", async () => {
     const answer = await counts().catch(() => undefined);

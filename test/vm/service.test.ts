@@ -70,7 +70,7 @@ test("the service under systemd, on Debian 12", async () => {
   expect(pinned.unpinned.output).toContain("removed /sys/fs/bpf/execve-counter\n");
   expect(pinned.unpinned.status).toBe(0);
 
-  // The socket starts the service, and holds who connects while there is none.
+  // The socket starts the service, and holds connections while there is none.
   expect(activated.started.status).toBe(0);
   expect(activated.before.ActiveState).toBe("inactive");
   expect(activated.second.start_time > activated.first.start_time).toBe(true);

@@ -102,7 +102,7 @@ test("execs that the kernel skipped are in the total, and in the row of all othe
   expect(execsBy.map(({ count }) => count)).toEqual([2n, 9n]);
 });
 
-test("what the total of execs includes is not shown as missed besides", () => {
+test("missed runs that the total of execs includes are not shown as missed too", () => {
   const count_exec = { name: "count_exec", hook: "", id: 1, runCount: 0n, runTime: 0n, misses: 4n };
   const off = { attempts: false, headlineProgram: "count_exec", programs: () => [count_exec] };
   const { execs, missed } = read(kernel([], [OTHER], off));

@@ -20,7 +20,7 @@ test("a name is asked for once in ten minutes, whether there is one or not", () 
   expect(asked).toEqual([0, 4242, 4242]);
 });
 
-/** Someone who answers after so many milliseconds. */
+/** A source of names that answers after so many milliseconds. */
 function slow(takes: number) {
   const began = new Map<number, number>();
   const state = { clock: 0, waited: 0, asked: 0 };
@@ -38,12 +38,12 @@ function slow(takes: number) {
   return { state, name: userNames(look, () => state.clock) };
 }
 
-test("who answers soon is waited for", () => {
+test("an answer that comes soon is waited for", () => {
   const { name } = slow(20);
   expect([1, 2, 3].map(name)).toEqual(["user1", "user2", "user3"]);
 });
 
-test("who takes long is waited for a twentieth of the time, and users are numbers until then", () => {
+test("an answer that takes long is waited for a twentieth of the time, and users are numbers until then", () => {
   const { state, name } = slow(12_000);
   for (let uid = 0; uid < 100; uid++) expect(name(uid)).toBe(`${uid}`);
   expect(state).toMatchObject({ asked: 100, waited: 100 });
@@ -58,7 +58,7 @@ test("who takes long is waited for a twentieth of the time, and users are number
   expect(state.asked).toBe(100);
 });
 
-test("a name that is known is shown while it is asked for again, and nobody waits", () => {
+test("a name that is known is shown while it is asked for again, and no read waits", () => {
   const { state, name } = slow(50);
   expect(name(7)).toBe("user7");
   state.clock += 700_000;
@@ -67,7 +67,7 @@ test("a name that is known is shown while it is asked for again, and nobody wait
   expect(state).toMatchObject({ asked: 2, waited });
 });
 
-test("where nobody can tell, the last answer stays", () => {
+test("where there is no answer, the last one stays", () => {
   let minutes = 0;
   let broken = false;
   const name = userNames(

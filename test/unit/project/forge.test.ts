@@ -190,7 +190,7 @@ test("the rooms of CONTRIBUTING are those that there are", () => {
   expect(rooms.map(([, room]) => room).sort()).toEqual(directories.sort());
 });
 
-test("whose it is stands in package.json alone", () => {
+test("author and addresses stand in package.json alone", () => {
   for (const path of [
     ...PAGES,
     ...FORMS,
