@@ -106,7 +106,7 @@ export interface Loaded {
   link: number[];
 }
 
-/** What in the kernel belongs to the process `pid`, by its file descriptors. */
+/** What in the kernel belongs to the process `pid`, by its file descriptors; each id once. */
 export function loadedBy(pid: number | "self"): Loaded {
   const infos = readdirSync(`/proc/${pid}/fdinfo`).flatMap((fd) => {
     try {
@@ -121,7 +121,8 @@ export function loadedBy(pid: number | "self"): Loaded {
       // A link's information names its program too.
       return match && (kind === "link" || !/^link_id:/m.test(info)) ? [Number(match[1])] : [];
     });
-  return { prog: ids("prog"), map: ids("map"), link: ids("link") };
+  const each = (kind: string) => [...new Set(ids(kind))];
+  return { prog: each("prog"), map: each("map"), link: each("link") };
 }
 
 /** Waits until none of `loaded` is left; the kernel frees with a little delay. */
