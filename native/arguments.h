@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Between JavaScript and C++: what is passed is checked here, and a TypeError names what is
-// wrong. Arrays may run JavaScript while they are read, nothing else does.
+// Between JavaScript and C++: arguments are checked here, and a TypeError names the wrong one.
+// Reading an array may run JavaScript; nothing else does.
 #ifndef EXECVE_COUNTER_ARGUMENTS_H_
 #define EXECVE_COUNTER_ARGUMENTS_H_
 
@@ -19,13 +19,13 @@ namespace execve_counter {
 // A call that the object's state does not allow; its code is "ERR_SESSION_STATE".
 Napi::Error StateError(Napi::Env env, const std::string& message);
 
-// What fails, as an Error with the facts in its properties:
-//   step     what was being done: "attach", one of Step's names
+// The Failure as an Error, with the facts in its properties:
+//   step     the name of the step that failed: "attach"
 //   subject  the program's, map's or pin's name, or ""
 //   errno    the kernel's reason, positive
 Napi::Error FailureError(Napi::Env env, const Failure& failure);
 
-// Does native work; what fails becomes an Error.
+// Does native work; a Failure becomes an Error.
 template <typename Work>
 std::invoke_result_t<Work> Try(Napi::Env env, Work work) {
   try {
@@ -35,7 +35,7 @@ std::invoke_result_t<Work> Try(Napi::Env env, Work work) {
   }
 }
 
-// For those who read up to a NUL: with one in it, it would be another string to them.
+// A string without NUL: to code that reads up to a NUL it would be another string.
 std::string StringOf(const Napi::Value& value, const std::string& name);
 std::vector<std::string> StringsOf(const Napi::Value& value, const std::string& name);
 bool BooleanOf(const Napi::Value& value, const std::string& name);

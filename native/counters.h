@@ -14,9 +14,9 @@
 
 namespace execve_counter {
 
-// The map `execve_counter` of a meter, whoever runs it: counters by key, to be read and
-// edited; see KEY_* in execve_counter.h. A key is 1 to KEY_SIZE - 1 bytes without NUL: the
-// caller checks, see ValidKey.
+// The map `execve_counter` of a meter of any process: counters by key, to read and edit; see
+// KEY_* in execve_counter.h. A key is 1 to KEY_SIZE - 1 bytes without NUL: the caller checks,
+// see ValidKey.
 class Counters {
  public:
   explicit Counters(Fd map);
@@ -29,7 +29,7 @@ class Counters {
   // All of them, in no particular order.
   std::vector<std::pair<std::string, uint64_t>> Read();
 
-  // Waits until every program has ended that runs at this moment: milliseconds, mostly.
+  // Waits until every program that runs now has ended: milliseconds, mostly.
   // The kernel reuses a removed element at once, and a program that found it before
   // would add to the key that comes after: settle between a Remove and the next Insert.
   static void Settle();

@@ -10,7 +10,7 @@
 
 namespace execve_counter {
 
-// Not by make_unique: what nobody reads need not be written to.
+// Not by make_unique, which would write to all of the buffer.
 Hash::Hash(Fd map, uint32_t key_size, uint32_t capacity)
     : map_(std::move(map)),
       key_size_(key_size),

@@ -9,7 +9,7 @@
 
 namespace execve_counter {
 
-// A hash in the kernel, of u64 under keys of one size, and room to read the fullest into.
+// A hash in the kernel, of u64 under keys of one size, and buffers for all that it can hold.
 class Hash {
  public:
   Hash(Fd map, uint32_t key_size, uint32_t capacity);
@@ -18,7 +18,7 @@ class Hash {
   // Reads all entries, in no particular order, with one bpf() call, and returns how many
   // there are. Failure of the step kRead.
   uint32_t Read();
-  // Of those that were read last.
+  // The entries of the last Read.
   const char* Key(uint32_t index) const { return keys_.get() + index * key_size_; }
   uint64_t Value(uint32_t index) const { return values_[index]; }
 

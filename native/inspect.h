@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What the kernel says of maps and programs, whoever they are of.
+// What the kernel says about the maps and programs of any process.
 #ifndef EXECVE_COUNTER_INSPECT_H_
 #define EXECVE_COUNTER_INSPECT_H_
 
@@ -24,16 +24,16 @@ std::optional<LoadedProgram> Inspect(int program);
 bpf_prog_info ProgramInfoOf(int program);
 bpf_map_info MapInfoOf(int map);
 
-// Whether a map is of this kind, by whatever name and of whatever capacity.
+// Whether a map is of this kind, whatever its name and capacity.
 bool Fits(const bpf_map_info& map, uint32_t type, uint32_t key_size, uint32_t value_size);
 
-// All programs in the kernel, of everybody's; Failure of the step kFind.
+// All programs in the kernel, of all processes; Failure of the step kFind.
 std::vector<LoadedProgram> LoadedPrograms();
 
 // The program in slot 0 of a map of programs, by its id; 0 for nothing.
 uint32_t InSlot(uint32_t map_id);
 
-// What the kernel keeps of a program's or a map's name.
+// The part of a program's or a map's name that the kernel keeps.
 std::string Short(const std::string& name);
 
 }  // namespace execve_counter

@@ -8,9 +8,9 @@
 
 namespace execve_counter {
 
-// Takes an advisory lock on a directory, or on a file that is made where it is not, for as
-// long as the descriptor that it returns is open. Throws Failure of the step kLock:
-// EWOULDBLOCK where somebody has it.
+// Takes an advisory lock on a directory, or on a file, which it makes where it is missing, for
+// as long as the descriptor that it returns is open. Throws Failure of the step kLock:
+// EWOULDBLOCK where another process has the lock.
 Fd TakeLock(const std::string& path);
 
 }  // namespace execve_counter

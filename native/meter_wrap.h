@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Node without libbpf: what JavaScript sees of a Session and of a Follower alike. Each has
-// counters and tables, or has none yet: then a call is an Error with code
-// "ERR_SESSION_STATE", as it is once it is closed. src/kernel/addon.ts documents the methods.
+// Node without libbpf: what JavaScript sees of both a Session and a Follower. Each has counters
+// and tables, or has none yet: then a call is an Error with code "ERR_SESSION_STATE", as it is
+// once it is closed. src/kernel/addon.ts documents the methods.
 //
 // Everything is synchronous, on the thread that called: reading a map takes
 // microseconds. libbpf's messages are handed to the log function once the call
@@ -40,8 +40,8 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
 
   explicit MeterWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Wrap>(info) {}
 
-  // Opens the object file, for which there are the constructor's first two arguments, its path
-  // or what was read of it, and the log function; and makes the native object of it.
+  // Opens the object file and makes the native object of it. The constructor's first two
+  // arguments are the file's path or content, and the log function.
   template <typename Make>
   void Open(const Napi::CallbackInfo& info, Make make) {
     const Napi::Env env = info.Env();
@@ -64,7 +64,7 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
     });
   }
 
-  // The class, with these methods beside those here.
+  // The class, with its own methods and those here.
   static Napi::Function Define(Napi::Env env, const char* name, std::vector<Property> own) {
     const auto add = [&own](const char* method, auto call) {
       own.push_back(Wrap::InstanceMethod(method, call));
@@ -102,8 +102,8 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
     return *tables;
   }
 
-  // Runs one piece of native work, then passes on what libbpf said meanwhile. The log function
-  // may close this, so whoever calls this touches nothing native afterwards.
+  // Runs one piece of native work, then passes on libbpf's messages of it. The log function
+  // may close this, so callers touch nothing native afterwards.
   template <typename Work>
   std::invoke_result_t<Work> Call(Napi::Env env, Work work) {
     try {

@@ -13,8 +13,8 @@
 namespace execve_counter {
 namespace {
 
-// libbpf has one print callback for the whole process; the Object that is listened to on
-// this thread receives the message.
+// libbpf has one print callback for the whole process; the Object with a Listener on this
+// thread receives the message.
 thread_local const Log* current_log = nullptr;
 
 int Print(libbpf_print_level level, const char* format, va_list args) {
@@ -61,7 +61,7 @@ Object::Object(std::string_view content, Log log) : Object(std::move(log)) {
   bpf_object_open_opts options{};
   options.sz = sizeof(options);
   options.object_name = "execve_counter";
-  // What libbpf keeps of it, it copies.
+  // libbpf copies what it keeps of it.
   object_.reset(bpf_object__open_mem(content.data(), content.size(), &options));
   if (!object_) throw Failure(Step::kOpen, errno);
 }

@@ -20,15 +20,15 @@ using Log = std::function<void(LogLevel, std::string)>;
 
 std::string LibbpfVersion();
 
-// The BPF object file, open and parsed; whoever has it may load it. Destroying it, like the
-// death of the process, unloads what was loaded of it.
+// The BPF object file, open and parsed; its owner may load it. Destroying it, like the death of
+// the process, unloads what was loaded of it.
 //
-// libbpf's messages are passed on while the file is opened, and while somebody listens.
+// libbpf's messages are passed on while the file is opened, and while a Listener lives.
 class Object {
  public:
   // Throws Failure of the step kOpen.
   Object(const std::string& path, Log log);
-  // The same of a file that was read before, where it may be out of reach by now.
+  // The same with the content of a file, which may be out of reach by now.
   Object(std::string_view content, Log log);
   Object(Object&&) = default;
 

@@ -13,37 +13,37 @@ struct bpf_map;
 
 namespace execve_counter {
 
-// What is pinned for a program, before its name; see PIN_VERSION in execve_counter.h.
+// A program's pins are called this and its name; see PIN_VERSION in execve_counter.h.
 inline const std::string kEnter = "enter_";
 inline const std::string kNext = "next_";
 inline const std::string kLink = "link_";
 
-// A directory in bpffs where a meter is pinned, or is to be, so that it outlives the process.
-// Where what is pinned is not there, or does not fit, a Failure of the step kPinned names it.
+// A directory in bpffs where a meter is pinned, or will be, so that it outlives the process.
+// A Failure of the step kPinned names a pin that is missing or does not fit.
 class Pins {
  public:
   explicit Pins(std::string directory);
 
-  // Mounts bpffs there, for everybody. Failure of the step kMount.
+  // Mounts bpffs there, for all processes. Failure of the step kMount.
   static void MountBpffs(const std::string& directory);
 
   // The names of the maps of a meter with these programs.
   static std::vector<std::string> MapNames(const std::vector<std::string>& programs);
 
-  // How what is pinned counts.
+  // How the pinned meter counts.
   Layout ReadLayout() const;
-  // Takes a pinned map in the place of the one that would be made, if it is the same.
+  // Uses a pinned map in place of the one that would be made, if it is the same.
   void Reuse(bpf_map* map) const;
-  // What is attached for a program, and the link that attaches it. It must be a program of that
-  // name and of the type given, and call what is in the program's slot.
+  // The entry that is attached for a program, and the link that attaches it. It must be a
+  // program of that name and of the type given, and call what is in the program's slot.
   struct Entry {
     Fd program;
     Fd link;
   };
   Entry OpenEntry(const std::string& program, uint32_t type) const;
 
-  // Pins what the descriptor is of. Failure of the step kPin: EINVAL where it is the link of
-  // a tracepoint, which no kernel before 5.15 can pin.
+  // Pins the descriptor's object. Failure of the step kPin: EINVAL where it is the link of a
+  // tracepoint, which no kernel before 5.15 can pin.
   void Pin(int fd, const std::string& name) const;
   Fd Open(const std::string& name) const;
 

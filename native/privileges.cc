@@ -43,8 +43,8 @@ void Check(long result, Step step) {
   if (result < 0) throw Failure(step, errno);
 }
 
-// A thread sets no_new_privs for itself only; TSYNC of a filter is what sets it for all
-// (seccomp(2)). What the filter forbids is what this process never does.
+// A thread sets no_new_privs for itself only; TSYNC of a filter sets it for all threads
+// (seccomp(2)). The filter forbids only what this process never does.
 void ForbidPrograms() {
   constexpr auto kLoad = BPF_LD | BPF_W | BPF_ABS;
   sock_filter filter[] = {
@@ -62,11 +62,11 @@ void ForbidPrograms() {
   const long thread =
       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
   Check(thread, Step::kSeccomp);
-  // The thread that cannot have it, because it has a filter of its own.
+  // The result names a thread that cannot have it, because it has a filter of its own.
   if (thread > 0) throw Failure(Step::kSeccomp, EBUSY);
 }
 
-// The calling thread keeps of its capabilities these only.
+// The calling thread keeps only these of its capabilities.
 void KeepOnly(const std::vector<uint32_t>& capabilities) {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
@@ -80,7 +80,7 @@ void KeepOnly(const std::vector<uint32_t>& capabilities) {
   Check(syscall(SYS_capset, &header, sets), Step::kCapset);
 }
 
-// rt_sigaction(2)'s, which the C library does not let its own signals be given to.
+// The struct of rt_sigaction(2): the C library lets no handler be set for its own signals.
 struct KernelAction {
   void (*handler)(int);
   unsigned long flags;
@@ -88,22 +88,22 @@ struct KernelAction {
   unsigned long mask;
 };
 
-// By which glibc makes all threads change their user (SIGSETXID): nobody can block it by
-// pthread_sigmask(3), and Node.js does not hand it out.
+// The signal by which glibc makes all threads change their user (SIGSETXID): no thread can block
+// it by pthread_sigmask(3), and Node.js does not hand it out.
 constexpr int kSignal = 33;
 
 void SignalAction(const KernelAction* action, KernelAction* before) {
   Check(syscall(SYS_rt_sigaction, kSignal, action, before, sizeof action->mask), Step::kThreads);
 }
 
-// What it comes to is seen in /proc. errno stays: this fails only where KeepOnly has.
+// The result is seen in /proc. errno stays: this fails only where KeepOnly has.
 void KeepNothing(int) {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
   syscall(SYS_capset, &header, none);
 }
 
-// Opened before the user changes: whom the process becomes may not enter what leads to /proc.
+// Opened before the user changes: the new user may not be allowed to enter a directory above /proc.
 struct Tasks {
   const std::unique_ptr<DIR, int (*)(DIR*)> directory{opendir("/proc/self/task"), closedir};
   Tasks() {
@@ -137,9 +137,9 @@ std::string Line(const std::string& status, const std::string& name) {
   return status.substr(start, status.find('\n', start + 1) - start);
 }
 
-// Every other thread loses its capabilities, and has the ids of the calling one. What the
-// threads are is asked for until all are so, twice in a row: they start others meanwhile, and
-// where one ends the directory may leave out the next.
+// Every other thread loses its capabilities, and has the ids of the calling one. The threads are
+// listed until all are so, twice in a row: they start others meanwhile, and where one ends the
+// directory may leave out the next.
 void RestrictOthers(const Tasks& tasks) {
   using namespace std::chrono_literals;
   const auto deadline = std::chrono::steady_clock::now() + 10s;
@@ -163,13 +163,13 @@ void RestrictOthers(const Tasks& tasks) {
     for (const pid_t thread : tasks.Threads()) {
       if (thread == gettid()) continue;
       const std::string status = tasks.Status(thread);
-      // What is effective or ambient is among these, too.
+      // The effective and ambient ones are among these, too.
       if (none(status, "CapInh") && none(status, "CapPrm") && same(status, "Uid") &&
           same(status, "Gid") && same(status, "Groups")) {
         continue;
       }
       settled = -1;
-      // Once, so that none is under way when the C library has its signal again.
+      // Sent once, so that none is under way when the C library has its signal again.
       if (told.insert(thread).second) tgkill(getpid(), thread, kSignal);
     }
     if (std::chrono::steady_clock::now() > deadline) throw Failure(Step::kThreads, ETIMEDOUT);
@@ -185,13 +185,13 @@ void Restrict(const std::optional<Account>& account, const std::vector<uint32_t>
   ForbidPrograms();
   if (account) {
     Check(prctl(PR_SET_KEEPCAPS, !keep.empty(), 0, 0, 0), Step::kSetresuid);
-    // The C library's, which do it on all threads.
+    // The C library's functions, which do it on all threads.
     Check(setgroups(0, nullptr), Step::kSetgroups);
     Check(setresgid(account->gid, account->gid, account->gid), Step::kSetresgid);
     Check(setresuid(account->uid, account->uid, account->uid), Step::kSetresuid);
   }
-  // Who has no capabilities may be traced by whoever has the same ids: who did could change
-  // the counts, through what is held open here.
+  // A process without capabilities can be traced by any process with the same ids, which could
+  // then change the counts through the descriptors that are open here.
   Check(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), Step::kCapset);
   KeepOnly(keep);
   RestrictOthers(tasks);

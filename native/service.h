@@ -7,7 +7,7 @@
 namespace execve_counter {
 
 // Tells the service manager, as sd_notify(3) describes it: "READY=1", "WATCHDOG=1", one
-// assignment a line. False where nobody wants to know ($NOTIFY_SOCKET is not set); throws
+// assignment a line. False where there is no manager ($NOTIFY_SOCKET is not set); throws
 // Failure of the step kNotify.
 bool Notify(const std::string& state);
 

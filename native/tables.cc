@@ -15,7 +15,7 @@
 namespace execve_counter {
 namespace {
 
-// A container's id as text: empty outside containers, "unknown" where nobody can tell.
+// A container's id as text: empty outside containers, "unknown" for a container without an id.
 std::string Container(const unsigned char (&id)[CONTAINER_SIZE]) {
   const auto all = [&](unsigned char value) {
     return std::all_of(std::begin(id), std::end(id),

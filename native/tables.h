@@ -15,10 +15,10 @@ namespace execve_counter {
 // How a meter counts; see struct config in execve_counter.h.
 struct Layout {
   config keys{};      // which fields of exec_key to fill, and whether calls are followed
-  uint32_t rows = 2;  // that `execs` has room for, OTHER_KEY included; at least 2
+  uint32_t rows = 2;  // room in `execs`, OTHER_KEY included; at least 2
 };
 
-// A row of `execs`; what it is not keyed by is empty or 0.
+// A row of `execs`; fields that are not part of the key are empty or 0.
 struct Exec {
   std::string command;
   std::string container;  // 64 hexadecimal digits; "unknown"; empty outside containers
@@ -32,21 +32,21 @@ struct FailedCalls {
   uint64_t count;
 };
 
-// How calls ended that started no program; see struct failures in execve_counter.h.
+// How the calls ended that started no program; see struct failures in execve_counter.h.
 struct Failures {
-  std::vector<FailedCalls> failed;  // where there were any
+  std::vector<FailedCalls> failed;  // without those of a count of 0
   uint64_t checks = 0;
   uint64_t unfollowed = 0;
 };
 
-// The maps `execs` and `failures` of a meter, whoever runs it. Holds them, so that they can be
-// read also when their meter has ended.
+// The maps `execs` and `failures` of a meter of any process. It holds them, so that they can be
+// read when their meter has ended, too.
 class Tables {
  public:
-  // Without a map `failures`, of a meter that does not count them, there are none.
+  // A meter that does not count failures has no such map; then there are none.
   Tables(Fd execs, Fd failures, const Layout& layout);
 
-  // What `execs` is keyed by, and whether calls are followed.
+  // The fields that key `execs`, and whether calls are followed.
   const config& keys() const { return keys_; }
 
   // All rows, OTHER_KEY's among them, in no particular order. Failure of the step kRead.

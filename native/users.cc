@@ -53,12 +53,12 @@ Answer AskForName(uid_t uid) try {
   return {std::nullopt, failure.error};
 }
 
-// Between those who ask and the thread that answers.
+// Between the callers and the thread that answers.
 struct Names {
   std::mutex mutex;
   std::condition_variable asked, answered;
   std::deque<uid_t> waiting;
-  // To whatever was asked, nothing where it is waiting or under way.
+  // The answers by user; nothing for one that is waiting or under way.
   std::map<uid_t, std::optional<Answer>> answers;
 };
 
@@ -81,7 +81,7 @@ void AnswerAll(Names* names) {
 }
 
 // Never freed, nor is the code unloaded (binding.gyp): the thread may be waiting for a
-// directory service when whoever has asked ends.
+// directory service when its caller ends.
 Names* StartNames() try {
   auto names = std::make_unique<Names>();
   std::thread(AnswerAll, names.get()).detach();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Accounts by getpwnam_r(3) and getpwuid_r(3), that is, from /etc/passwd or wherever
-// /etc/nsswitch.conf sends: a look-up in a directory service may take its time. Nothing
-// where there is no such account; a Failure of the step kUser where nobody can tell.
+// Accounts by getpwnam_r(3) and getpwuid_r(3), that is, from /etc/passwd or another source in
+// /etc/nsswitch.conf: a look-up in a directory service may take its time. Nothing where there
+// is no such account; a Failure of the step kUser where the look-up fails.
 // Thread-safe.
 #ifndef EXECVE_COUNTER_USERS_H_
 #define EXECVE_COUNTER_USERS_H_
@@ -26,8 +26,8 @@ std::optional<Account> FindAccount(uid_t uid);
 // What is known of a user: nothing yet; or that there is no such account, or its name.
 using Name = std::optional<std::optional<std::string>>;
 
-// Lets a thread that the process keeps for it ask for the name, one after another, and waits
-// for no longer than `patience`. Who asks again later gets the answer, once.
+// Asks for the name on a thread that the process keeps for it, one name after another, and
+// waits for no longer than `patience`. A later call gets the answer, once.
 Name UserName(uid_t uid, std::chrono::milliseconds patience);
 
 }  // namespace execve_counter

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What a meter says, as JavaScript's values; src/kernel/addon.ts has their types.
+// A meter's data as JavaScript's values; src/kernel/addon.ts has their types.
 #ifndef EXECVE_COUNTER_VALUES_H_
 #define EXECVE_COUNTER_VALUES_H_
 
@@ -18,7 +18,7 @@
 
 namespace execve_counter {
 
-// The fields of struct config, by what JavaScript calls them.
+// The fields of struct config, by their names in JavaScript.
 const std::map<std::string, unsigned char config::*>& Flags();
 // The names of those that are set.
 Napi::Array FlagsOf(Napi::Env env, const config& keys);
