@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What went wrong, as facts; the words for the user are the caller's business.
+// A failure, as facts; the caller finds the words for the user.
 #ifndef EXECVE_COUNTER_FAILURE_H_
 #define EXECVE_COUNTER_FAILURE_H_
 
@@ -10,29 +10,29 @@
 
 namespace execve_counter {
 
-// What was being done. src/kernel/explain.ts has the same list, by the names below.
+// The step that failed. src/kernel/explain.ts has the same list, by the names below.
 enum class Step {
-  // Of the object file and what is loaded of it.
+  // Of the object file and the programs loaded from it.
   kOpen,
   kLoad,
   kAttach,
-  // Of what a tracepoint takes. kMount is of a file system, the subject; kTracepoint says
-  // that the kernel has none of that name, kTracefs that nobody can tell.
+  // Of opening a tracepoint. kMount is of a file system, the subject. With kTracepoint the
+  // kernel has none of that name; with kTracefs that cannot be known.
   kMount,
   kTracefs,
   kTracepoint,
   kPerfEvent,
-  // Of pins: to pin the subject, or to take over what is pinned by that name. kSlot says
-  // that the subject, an entry or what it calls, has something else in its slot.
+  // Of pins: to pin the subject, or to reuse the pin of that name. kSlot says that another
+  // program, or none, is in the slot of the subject, an entry or the program that it calls.
   kPin,
   kPinned,
   kSlot,
   kLock,
-  // Of other meters: to find them, to take the counters of one, and all that it counts.
+  // Of other meters: to find them, to open the counters of one by id, and its other maps.
   kFind,
-  kAdopt,
+  kOpenById,
   kFollow,
-  // Of what is in the maps.
+  // Of the contents of maps.
   kLookup,
   kUpdate,
   kDelete,
@@ -76,8 +76,8 @@ inline const char* NameOf(Step step) {
       return "lock";
     case Step::kFind:
       return "find";
-    case Step::kAdopt:
-      return "adopt";
+    case Step::kOpenById:
+      return "open_by_id";
     case Step::kFollow:
       return "follow";
     case Step::kLookup:
@@ -123,7 +123,7 @@ struct Failure : std::runtime_error {
   Step step;
   // A positive errno.
   int error;
-  // The program's, map's or pin's name, where it is of one.
+  // The program's, map's or pin's name; empty where the step has none.
   std::string subject;
 };
 

@@ -26,12 +26,12 @@ bool HoldsCounters(const bpf_map_info& map) {
 
 Fd OpenCounters(uint32_t id) {
   Fd map(bpf_map_get_fd_by_id(id));
-  if (!map) throw Failure(Step::kAdopt, errno);
-  if (!HoldsCounters(MapInfoOf(map.get()))) throw Failure(Step::kAdopt, EINVAL);
+  if (!map) throw Failure(Step::kOpenById, errno);
+  if (!HoldsCounters(MapInfoOf(map.get()))) throw Failure(Step::kOpenById, EINVAL);
   return map;
 }
 
-// A map of the meter that is followed, if it is of this version.
+// A map of the followed meter, if it is of this version.
 Fd OpenTable(uint32_t id, uint32_t type, uint32_t key_size, uint32_t value_size) {
   Fd map(bpf_map_get_fd_by_id(id));
   if (!map) throw Failure(Step::kFollow, errno == ENOENT ? ESRCH : errno);
@@ -53,7 +53,7 @@ struct Candidate {
     const auto map = maps.find(name);
     return map == maps.end() ? 0 : map->second.id;
   }
-  // The maps whose slot says what it calls.
+  // The maps with the slot of the program that it calls.
   std::vector<uint32_t> Nexts() const {
     std::vector<uint32_t> nexts;
     for (const auto& [name, map] : maps) {
@@ -78,12 +78,12 @@ std::vector<Candidate> FindCandidates(const std::set<std::string>& short_names) 
   return candidates;
 }
 
-// Those of the meter that has these counters: what was loaded together shares its config,
-// which libbpf binds to every program.
+// Those of the meter that has these counters: programs that were loaded together share their
+// config, because libbpf binds it to every program.
 std::vector<Candidate> OfMeter(const std::vector<Candidate>& candidates, uint32_t counters) {
   std::set<uint32_t> configs;
   for (const Candidate& each : candidates) {
-    // Without one where it went while it was looked at.
+    // None where the program went during the look at it.
     const uint32_t config = each.Map(CONFIG_MAP);
     if (config && each.Map(COUNTERS_MAP) == counters) configs.insert(config);
   }
@@ -93,8 +93,8 @@ std::vector<Candidate> OfMeter(const std::vector<Candidate>& candidates, uint32_
   return meter;
 }
 
-// By what they call. Of all candidates: an entry stays when the agent that loaded it has gone,
-// and its config is not that of the program that it calls.
+// Entries by the program that they call, of all candidates: an entry stays when the agent that
+// loaded it has gone, and its config is not that of the program that it calls.
 std::map<uint32_t, Attached> EntriesOf(const std::vector<Candidate>& candidates) {
   std::map<uint32_t, Attached> entries;
   for (const Candidate& each : candidates) {
@@ -105,8 +105,8 @@ std::map<uint32_t, Attached> EntriesOf(const std::vector<Candidate>& candidates)
   return entries;
 }
 
-// The program of that name; null for none. There are two for a moment, while an agent takes
-// over what is pinned: the one that an entry calls counts.
+// The program of that name; null for none. There are two for a moment, while an agent starts on
+// pins: the one that an entry calls counts.
 const Candidate* Counting(const std::string& name, const std::vector<Candidate>& meter,
                           const std::map<uint32_t, Attached>& entries) {
   const Candidate* best = nullptr;
@@ -211,7 +211,7 @@ std::vector<ProgramInfo> Follower::Programs() const {
   return programs;
 }
 
-// Opened for a moment only: who holds it keeps it from going with its Session.
+// Opened for a moment only: held open, it would not go with its Session.
 ProgramInfo Follower::Describe(const Followed& followed) {
   const auto [entry, next, load_time] = followed.attached;
   if (next && InSlot(next) != followed.program) {

@@ -17,17 +17,17 @@
 
 namespace execve_counter {
 
-// What is attached for a program, by ids: where it is pinned, its entry, which calls what is in
-// slot 0 of `next`. Where it is not, the program itself is, and both are 0.
+// How a program is attached, by ids. Of pinned programs the entry is attached, which calls the
+// program in slot 0 of `next`. Others are attached themselves, and both ids are 0.
 struct Attached {
   uint32_t entry;
   uint32_t next;
   uint64_t load_time;  // in ns since boot
 };
 
-// Another's meter: its counters, to be edited, and once it is followed all that it counts, to
-// be read. Holds the maps, which live on by that when their Session ends, and no program,
-// which would live on, too.
+// Another process's meter: its counters, to edit, and once it is followed its other tables, to
+// read. It holds the maps, so they live on when their Session ends. It holds no program, which
+// would live on, too.
 //
 // Not thread-safe. Every method may throw Failure, and leaves what there was before.
 class Follower {
@@ -36,27 +36,27 @@ class Follower {
   // Failure of the step kFind.
   static std::vector<uint32_t> FindCounters();
 
-  // Takes the map `execve_counter` with this id. Failure of the step kAdopt: EINVAL where that
-  // is another kind of map. The object file, of which nothing is loaded, says what the programs
-  // are called and where they are attached.
+  // Opens the map `execve_counter` by its id. Failure of the step kOpenById: EINVAL where that
+  // is another kind of map. Nothing of the object file is loaded: it has the names of the
+  // programs and their hooks.
   Follower(const Object& object, uint32_t map_id);
 
   // Finds the programs that count in those counters, and the other maps that they count in;
-  // changes nothing. To be called again where Programs says ESTALE: what is pinned has new
-  // programs when its agent is started again, and the same maps.
-  // Failure of the step kFollow: ESRCH where nobody counts there any more; EINVAL where the
+  // changes nothing. Call it again where Programs says ESTALE: when an agent reuses pins, the
+  // programs are new and the maps are the same.
+  // Failure of the step kFollow: ESRCH where no program counts there any more; EINVAL where the
   // maps are of another version. Of the step kSlot: ESTALE where an entry calls nothing: it is
-  // about to, or somebody has emptied its slot.
+  // about to, or another process has emptied its slot.
   void Follow();
 
   Counters* counters() { return &counters_; }
   // Null until it is followed. Every method below is for a Follower that has them.
   Tables* tables() { return tables_ ? &*tables_ : nullptr; }
 
-  // Since when the counts run, in ms since 1970, where it is `now`: when the kernel began to
+  // When the counts began, in ms since 1970, given that it is `now`: when the kernel began to
   // load the last of the programs that were attached first, a few tenths of a second early.
-  // (The map that says it to the millisecond is in no program's hands, and so cannot be told
-  // from another Session's.)
+  // (The map with the exact time belongs to no program, so it cannot be told from another
+  // Session's.)
   uint64_t Begin(uint64_t now) const;
 
   // The programs that count, in the object's order, and the maps that they count in. Failure

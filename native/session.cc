@@ -27,8 +27,8 @@ bool IsForPins(std::string_view map) {
   return map == STATE_MAP || map.substr(0, kNext.size()) == kNext;
 }
 
-// More than a Session ever holds. Where libbpf finds no descriptor free in the middle of a
-// load it may take the kernel for an older one, without whatever it was about to probe.
+// More than a Session ever holds. Where libbpf finds no free descriptor in the middle of a
+// load, it may take the kernel for an older one, without the feature that it was probing.
 void EnsureDescriptors() {
   std::array<Fd, 64> spare;
   for (Fd& fd : spare) {
@@ -47,17 +47,17 @@ void Session::Load(const Plan& plan) {
   plan_ = plan;
   Choose();
   Configure();
-  if (plan.adopt) Adopt();
+  if (plan.reuse) Reuse();
   const int error = bpf_object__load(object_.get());
   if (error) throw Failure(Step::kLoad, -error);
-  if (!plan.adopt) Seed();
-  if (plan.pins && !plan.adopt) PinAll();
+  if (!plan.reuse) Seed();
+  if (plan.pins && !plan.reuse) PinAll();
   Fd counters = Copy(COUNTERS_MAP);
   tables_.emplace(Copy(EXECS_MAP), Copy(FAILURES_MAP), plan.layout);
   counters_.emplace(std::move(counters));
 }
 
-// Which programs are loaded and which maps are made.
+// Chooses the programs to load and the maps to make.
 void Session::Choose() {
   for (bpf_program* program : object_.Programs()) bpf_program__set_autoload(program, false);
   for (bpf_map* map : object_.Maps()) {
@@ -67,7 +67,7 @@ void Session::Choose() {
     bpf_program__set_autoload(object_.Program(name), true);
     if (!plan_.pins) continue;
     bpf_map__set_autocreate(object_.Map(kNext + name), true);
-    if (!plan_.adopt) bpf_program__set_autoload(object_.Program(kEnter + name), true);
+    if (!plan_.reuse) bpf_program__set_autoload(object_.Program(kEnter + name), true);
   }
   if (plan_.pins) bpf_map__set_autocreate(object_.Map(STATE_MAP), true);
 }
@@ -80,8 +80,8 @@ void Session::Configure() {
   if (error) throw Failure(Step::kLoad, -error);
 }
 
-// Takes over what is pinned.
-void Session::Adopt() {
+// Reuses what is pinned.
+void Session::Reuse() {
   for (const std::string& name : Pins::MapNames(plan_.programs)) {
     plan_.pins->Reuse(object_.Map(name));
   }
@@ -123,11 +123,11 @@ uint64_t Session::Begin(uint64_t now) {
   const uint32_t index = 0;
   const int fd = bpf_map__fd(object_.Map(STATE_MAP));
   state state{};
-  if (plan_.adopt) {
+  if (plan_.reuse) {
     if (bpf_map_lookup_elem(fd, &index, &state) < 0) {
       throw Failure(Step::kPinned, errno, STATE_MAP);
     }
-    // The rows would be keyed by other fields from now on.
+    // From now on the rows would be keyed by other fields.
     if (memcmp(&state.keys, &plan_.layout.keys, sizeof(config)) != 0) {
       throw Failure(Step::kPinned, EINVAL, STATE_MAP);
     }
@@ -160,7 +160,7 @@ void Session::Attach(const std::string& name) {
   if (bpf_map_update_elem(bpf_map__fd(object_.Map(kNext + name)), &slot, &fd, BPF_ANY) < 0) {
     throw Failure(Step::kAttach, errno, name);
   }
-  if (plan_.adopt) return;
+  if (plan_.reuse) return;
   const auto link = links_.emplace(name, Hook(name, object_.Program(kEnter + name))).first;
   plan_.pins->Pin(bpf_link__fd(link->second.get()), kLink + name);
 }
@@ -174,7 +174,7 @@ Session::Link Session::Hook(const std::string& name, bpf_program* program) {
                               : bpf_program__attach(program);
   if (!link) throw Failure(Step::kAttach, errno, name);
   // The link owns the event now. libbpf has enabled it, which makes the kernel
-  // record every call on that CPU for nobody; the program runs without.
+  // record every call on that CPU without a reader; the program runs without that.
   if (tracepoint) ioctl(event.release(), PERF_EVENT_IOC_DISABLE, 0);
   return Link(link, bpf_link__destroy);
 }
@@ -186,14 +186,14 @@ std::vector<ProgramInfo> Session::Programs() const {
     bpf_prog_info info = ProgramInfoOf(bpf_program__fd(program));
     const auto entry = entries_.find(name);
     if (entry != entries_.end()) {
-      // Somebody may have emptied the slot, or put another program there.
+      // Another process may have emptied the slot, or put another program there.
       const uint32_t slot = 0;
       uint32_t id;
       if (bpf_map_lookup_elem(bpf_map__fd(object_.Map(kNext + name)), &slot, &id) < 0) {
         throw Failure(Step::kSlot, errno, name);
       }
       if (id != info.id) throw Failure(Step::kSlot, ESTALE, name);
-      // The kernel keeps the figures of what is attached.
+      // The kernel keeps the figures of the attached program.
       info = ProgramInfoOf(entry->second.get());
     }
     programs.push_back({name, bpf_program__section_name(program), info.id, info.run_cnt,
@@ -205,7 +205,7 @@ std::vector<ProgramInfo> Session::Programs() const {
 std::vector<MapInfo> Session::Maps() const {
   std::vector<MapInfo> maps;
   for (bpf_map* map : object_.Maps()) {
-    // Not made: for pins only, though from libbpf 1.4 on it has a descriptor.
+    // A map for pins only, which was not made, though from libbpf 1.4 on it has a descriptor.
     if (!bpf_map__autocreate(map)) continue;
     const bpf_map_info info = MapInfoOf(bpf_map__fd(map));
     maps.push_back({bpf_map__name(map), info.id, info.max_entries});

@@ -6,7 +6,7 @@
 //
 // The order is: construct, Load, Insert into counters() to seed the keys, Begin, Attach, then
 // any of the others. Keys are seeded before the first program is attached, so that counting
-// starts at a moment everybody agrees on.
+// starts at one moment for all keys.
 //
 // Not thread-safe: a Session belongs to the thread that made it. Every method may
 // throw Failure, and leaves the Session usable or closed, never half-way.
@@ -35,9 +35,9 @@ namespace execve_counter {
 struct Plan {
   std::vector<std::string> programs;
   Layout layout;
-  // Where to pin everything, so that it outlives the process.
+  // The directory to pin everything in, so that it outlives the process.
   std::optional<Pins> pins;
-  bool adopt = false;  // what is pinned there, rather than to pin anew
+  bool reuse = false;  // what is pinned there, rather than to pin anew
 };
 
 class Session {
@@ -45,24 +45,24 @@ class Session {
   explicit Session(Object object);
 
   // Creates the maps, seeds OTHER_KEY, and loads the named programs, no others. Once only.
-  // With pins the maps are pinned, or are those that were; what is pinned and does not
-  // fit is a Failure of the step kPinned.
+  // With pins it pins the maps, or reuses the pinned ones; a pin that does not fit is a
+  // Failure of the step kPinned.
   void Load(const Plan& plan);
 
   // Null until it is loaded. Every method below is for a Session that is.
   Counters* counters() { return counters_ ? &*counters_ : nullptr; }
   Tables* tables() { return tables_ ? &*tables_ : nullptr; }
 
-  // Since when the counts run, in ms since 1970: from `now` on, or, where they were
-  // adopted, what was said here first. To be called before Attach.
+  // When the counts began, in ms since 1970: `now`, or the `now` of the first start where pins
+  // are reused. Call it before Attach.
   uint64_t Begin(uint64_t now);
 
-  // Adds one loaded program to its hook, once (EEXIST); where it is adopted, in the place of
-  // the one that was there, between two events. Tracepoints: see OpenTracepoint.
+  // Adds one loaded program to its hook, once (EEXIST). Where pins are reused it replaces the
+  // one that was there, between two events. Tracepoints: see OpenTracepoint.
   void Attach(const std::string& program);
 
   // The loaded programs, and the maps, in the object's order. Failure of the step kSlot where
-  // what is pinned calls another program than this one's.
+  // a pinned entry calls another program than this Session's.
   std::vector<ProgramInfo> Programs() const;
   std::vector<MapInfo> Maps() const;
 
@@ -71,7 +71,7 @@ class Session {
 
   void Choose();
   void Configure();
-  void Adopt();
+  void Reuse();
   void Seed();
   void PinAll();
   Fd Copy(const std::string& map) const;
@@ -81,9 +81,9 @@ class Session {
   Plan plan_;
   // Destroyed before object_: a program is detached before it is unloaded.
   std::map<std::string, Link> links_;
-  // What is pinned and attached, by the program it calls.
+  // The pinned entries, by the programs that they call.
   std::map<std::string, Fd> entries_;
-  // Links that were pinned before: held, so that they stay attached though somebody
+  // Links that were pinned before: held, so that they stay attached though another process
   // removes the pins.
   std::vector<Fd> pinned_links_;
   std::optional<Counters> counters_;

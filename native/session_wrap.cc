@@ -29,7 +29,7 @@ Pins PinsOf(const Napi::Value& value) {
   return Pins(directory);
 }
 
-// What load() can be given beside `programs`.
+// The options of load() beside `programs`.
 using Reader = void (*)(Plan& plan, const Napi::Value& value);
 const std::map<std::string, Reader>& Options() {
   static const std::map<std::string, Reader> options = {
@@ -37,8 +37,8 @@ const std::map<std::string, Reader>& Options() {
       {"rows",
        [](Plan& plan, const Napi::Value& value) { plan.layout.rows = U32Of(value, "rows", 2); }},
       {"pins", [](Plan& plan, const Napi::Value& value) { plan.pins = PinsOf(value); }},
-      {"adopt",
-       [](Plan& plan, const Napi::Value& value) { plan.adopt = BooleanOf(value, "adopt"); }},
+      {"reuse",
+       [](Plan& plan, const Napi::Value& value) { plan.reuse = BooleanOf(value, "reuse"); }},
   };
   return options;
 }
@@ -59,7 +59,7 @@ Plan PlanOf(const Napi::Value& value) {
     const Napi::Value chosen = given.Get(name);
     if (!chosen.IsUndefined()) option->second(plan, chosen);
   }
-  if (plan.adopt && !plan.pins) throw Napi::TypeError::New(env, "adopt is for what is in pins");
+  if (plan.reuse && !plan.pins) throw Napi::TypeError::New(env, "reuse needs pins");
   return plan;
 }
 

@@ -7,7 +7,7 @@ import type { Log } from "./base/log.ts";
 import { requireLabels, requireName, requireRows } from "./counts/choices.ts";
 import type { Label } from "./counts/labels.ts";
 import type { Snapshot } from "./counts/snapshot.ts";
-import { type Attempts, type Meter as KernelMeter, openKernel } from "./kernel/meter.ts";
+import { type Attempts, type Meter as KernelMeter, openOwnMeter } from "./kernel/meter.ts";
 import { read } from "./kernel/reader.ts";
 import { chooseMeter, findMeters, openRunningMeter } from "./kernel/running.ts";
 import { add, remove } from "./kernel/watchlist.ts";
@@ -90,7 +90,7 @@ export function openMeter(options: MeterOptions | RunningMeterOptions = {}): Met
     throw wrong("attempts", attempts, `give any of ${ATTEMPTS.join(", ")}`);
   }
   if (options.pin === "") throw wrong("pin", "", "give a directory, or leave it out");
-  const meter = openKernel({
+  const meter = openOwnMeter({
     ...{ attempts, failures, pin: options.pin, log },
     by: requireLabels("by", by),
     maxSeries: requireRows("maxSeries", maxSeries),

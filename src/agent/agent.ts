@@ -7,7 +7,7 @@ import { printable } from "../base/text.ts";
 import { VERSION } from "../base/version.ts";
 import { type Snapshot, toPlain } from "../counts/snapshot.ts";
 import type { Web } from "../http/server.ts";
-import { type Kernel, type KernelOptions, openKernel } from "../kernel/meter.ts";
+import { type MeterOptions, type OwnMeter, openOwnMeter } from "../kernel/meter.ts";
 import { planRestriction } from "../kernel/privileges.ts";
 import { read } from "../kernel/reader.ts";
 import { type Format, format } from "./lines.ts";
@@ -15,7 +15,7 @@ import { openWebConfig, startWeb, type WebOptions } from "./routes.ts";
 import { Source } from "./source.ts";
 import { announce } from "./systemd.ts";
 
-export interface AgentOptions extends Omit<KernelOptions, "log"> {
+export interface AgentOptions extends Omit<MeterOptions, "log"> {
   /** Milliseconds between printed lines. */
   interval: number;
   output: Format;
@@ -40,7 +40,7 @@ export async function run(
   const log = createLog(options.logLevel);
   const restrict = planRestriction(options.runAs);
   const config = await openWebConfig(options.web, log);
-  const meter = openKernel({ ...options, log: log.debug });
+  const meter = openOwnMeter({ ...options, log: log.debug });
   let web: Promise<Web> | undefined;
   const lines = new Lines(stdout);
   let timer: NodeJS.Timeout | undefined;
@@ -68,7 +68,7 @@ export async function run(
     }
     started = true;
     if (options.pin !== undefined) {
-      const what = meter.adopted ? "reuses the counts pinned in" : "pinned in";
+      const what = meter.reused ? "reuses the counts pinned in" : "pinned in";
       const since = meter.startTime.toISOString();
       const until = meter.pinsOutlive ? "" : ", as long as its bpffs is mounted";
       log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs${until}`);
@@ -122,7 +122,7 @@ export async function run(
 }
 
 /** Undoes a start that failed; its reason stays the error, even if something cannot be removed. */
-function discard(meter: ReturnType<typeof openKernel>, log: Log): void {
+function discard(meter: ReturnType<typeof openOwnMeter>, log: Log): void {
   try {
     meter.discard();
   } catch (error) {
@@ -137,7 +137,7 @@ function noteLeftOut(why: string, stdout: number, log: Log): void {
 }
 
 /** Warns of what is not as it was asked for, or not exact. */
-function warnOf(meter: Kernel, log: Log): void {
+function warnOf(meter: OwnMeter, log: Log): void {
   if (meter.fallback) {
     log.warn(`${meter.fallback}: the raw hook counts instead, as with --attempts raw`);
   }
@@ -155,7 +155,7 @@ export async function check(options: AgentOptions): Promise<string[]> {
   const config = await openWebConfig(options.web, log);
   config?.close();
   // Not pinned, so that --check works beside a running meter.
-  const meter = openKernel({ ...options, pin: undefined, log: log.debug });
+  const meter = openOwnMeter({ ...options, pin: undefined, log: log.debug });
   try {
     warnOf(meter, log);
     const now = read(meter);

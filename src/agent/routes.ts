@@ -7,7 +7,7 @@ import { VERSION } from "../base/version.ts";
 import { type Snapshot, toPlain } from "../counts/snapshot.ts";
 import type { WebConfig } from "../http/protection.ts";
 import type { Address, Inherited, Page, Web } from "../http/server.ts";
-import type { Kernel } from "../kernel/meter.ts";
+import type { OwnMeter } from "../kernel/meter.ts";
 import type { Source } from "./source.ts";
 
 export interface WebOptions {
@@ -45,7 +45,7 @@ export async function openWebConfig(
 export async function startWeb(
   options: WebOptions,
   config: WebConfig | undefined,
-  meter: Kernel,
+  meter: OwnMeter,
   source: Source,
   log: Log,
 ): Promise<Web> {

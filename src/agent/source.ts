@@ -4,7 +4,7 @@ import { EXECS_MAP } from "../counts/abi.ts";
 import { OTHER } from "../counts/labels.ts";
 import { History } from "../counts/rates.ts";
 import type { Snapshot } from "../counts/snapshot.ts";
-import type { Kernel } from "../kernel/meter.ts";
+import type { OwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
 
 /** Reads the meter for all of them, and remembers whether the last read worked. */
@@ -20,11 +20,11 @@ export class Source {
   #full = false;
   /** The totals of the last read. */
   #totals: Record<string, bigint> = {};
-  readonly #meter: Kernel;
+  readonly #meter: OwnMeter;
   readonly #log: Log;
   readonly #pins: string | undefined;
 
-  constructor(meter: Kernel, log: Log, pins: string | undefined) {
+  constructor(meter: OwnMeter, log: Log, pins: string | undefined) {
     this.#meter = meter;
     this.#log = log;
     this.#pins = pins;

@@ -5,7 +5,7 @@ import { gunzipSync } from "node:zlib";
 import { LABELS, type Label } from "../counts/labels.ts";
 import { effectiveCapabilities, hasCapabilities, inUserNamespace } from "../kernel/capabilities.ts";
 import { lockdownMode } from "../kernel/lockdown.ts";
-import { type Attempts, openKernel } from "../kernel/meter.ts";
+import { type Attempts, openOwnMeter } from "../kernel/meter.ts";
 import { isAtLeast, reportsTracepointMisses } from "../kernel/release.ts";
 import { findMeters } from "../kernel/running.ts";
 
@@ -220,7 +220,7 @@ function cgroups({ read }: Machine): Finding {
 function tryHook(attempts: Attempts, log: (line: string) => void): Finding {
   const what = `--attempts ${attempts}`;
   const start = (by: readonly Label[]) => {
-    const meter = openKernel({
+    const meter = openOwnMeter({
       ...{ attempts, failures: attempts !== "off", by, log },
       ...{ maxSeries: 16, watch: [], pin: undefined },
     });

@@ -13,7 +13,7 @@ import { printable, visible } from "../base/text.ts";
 import { VERSION } from "../base/version.ts";
 import { LABELS, type Label } from "../counts/labels.ts";
 import type { Address } from "../http/server.ts";
-import { unpinKernel } from "../kernel/meter.ts";
+import { unpinMeter } from "../kernel/meter.ts";
 import * as watchList from "../kernel/watchlist.ts";
 import type { TopOptions } from "../top/top.ts";
 import {
@@ -281,7 +281,7 @@ program
   .addOption(logLevel())
   .action(async (directory: string, flags: { "log.level": Level }) => {
     const log = createLog(flags["log.level"]);
-    const removed = unpinKernel(directory, log.debug);
+    const removed = unpinMeter(directory, log.debug);
     if (removed.length === 0) log.info(`nothing is pinned in ${directory}`);
     await print(removed.map((path) => `removed ${path}`));
   });

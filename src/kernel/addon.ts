@@ -8,8 +8,8 @@ import type { ProgramStats } from "../counts/snapshot.ts";
 import { explainAddon, type Step } from "./explain.ts";
 
 /**
- * What was built here goes before what the package brings. Looked for at once: who has given
- * up root's privileges may not be able to.
+ * An addon that was built here goes before the package's own. It is looked for at once: after
+ * giving up root's privileges this may not be possible.
  */
 const ADDON = ["build/Release", `prebuilds/linux-${process.arch}`]
   .map((directory) => join(__dirname, "../..", directory, "execve_counter.node"))
@@ -24,12 +24,12 @@ export interface MapInfo {
 }
 
 /**
- * What a session and a follower have alike; native/ says what each method does. Methods throw
+ * What a session and a follower have in common; native/ says what each method does. Methods throw
  * a NativeError where the kernel or libbpf fails, a TypeError for a wrong argument, and an
  * Error with code ERR_SESSION_STATE when called out of order, a second close() included.
  */
 export interface Tables {
-  /** A lock on a file or directory for as long as this is open; EWOULDBLOCK. */
+  /** Locks a file or directory for as long as this is open; EWOULDBLOCK where another has it. */
   lock(path: string): void;
   lookup(key: string): bigint | undefined;
   update(key: string, value: bigint): void;
@@ -40,22 +40,22 @@ export interface Tables {
   readExecs(): Execs;
   readFailures(): Failures;
   /**
-   * Since when the counts run, in ms since 1970. A session's: `now`, or, where they are
-   * adopted, what was said at first; to be called before anything is attached. A follower's:
-   * when the programs were loaded, where it is `now`.
+   * When the counts began, in ms since 1970. Of a session: `now`, or the first start where it
+   * reuses pins; call it before anything is attached. Of a follower: when the programs were
+   * loaded, given that it is `now`.
    */
   begin(now: number): number;
-  /** Of the programs that count. */
+  /** The programs that count. */
   programs(): (ProgramStats & { misses: bigint })[];
   maps(): MapInfo[];
-  /** As they were given to load(). */
+  /** The flags as load() was given them. */
   flags(): string[];
   close(): void;
 }
 
 /** One loaded copy of the BPF object: see native/session.h. */
 export interface Session extends Tables {
-  /** Once. All but this, lock() and close() are for what is loaded. */
+  /** Call it once. All other methods but lock() and close() need it. */
   load(options: LoadOptions): void;
   attach(program: string): void;
 }
@@ -65,27 +65,27 @@ export interface LoadOptions {
   /**
    * The labels to break execs down by; "cgroup_v1" where the containers' cgroups are those of
    * the pids controller; "failures" where calls are followed to their ends; "no_attempts"
-   * where they are not counted where they enter.
+   * where attempts are not counted.
    */
   flags?: readonly string[] | undefined;
-  /** That the table of execs has room for; 2 by default. */
+  /** Rows that the table of execs has room for; 2 by default. */
   rows?: number | undefined;
   /** A directory in bpffs to pin everything in. */
   pins?: string | undefined;
-  /** What is pinned there, rather than to pin anew. */
-  adopt?: boolean | undefined;
+  /** Whether to reuse what is pinned there, rather than to pin anew. */
+  reuse?: boolean | undefined;
 }
 
-/** Another's meter, whose counters can be edited: see native/follower.h. */
+/** Another process's meter; its counters can be edited: see native/follower.h. */
 export interface Follower extends Tables {
   /**
-   * Finds what else that meter has, to be read: before that there are counters only. Once more
-   * where programs() says ESTALE.
+   * Finds the other maps of that meter; before that it has counters only. Call it again where
+   * programs() says ESTALE.
    */
   follow(): void;
 }
 
-/** The rows of the table of execs, column by column; what it is not keyed by is "" or 0. */
+/** The rows of the table of execs, column by column; a column that is no label is "" or 0. */
 export interface Execs {
   commands: string[];
   /** 64 hexadecimal digits, "unknown", or "" outside containers. */
@@ -94,17 +94,17 @@ export interface Execs {
   counts: BigUint64Array;
 }
 
-/** How calls ended that started no program. */
+/** How the calls ended that started no program. */
 export interface Failures {
-  /** Failed calls; those that never happened are left out. An errno of 0 is not known. */
+  /** Failures; those that never happened are left out. An errno of 0 is not known. */
   failed: [syscall: "execve" | "execveat", errno: number, count: bigint][];
   /** Calls of execveat with AT_EXECVE_CHECK that returned 0. */
   checks: bigint;
-  /** Calls that there was no room to follow. */
+  /** Calls that were not followed, for lack of room. */
   unfollowed: bigint;
 }
 
-/** What the addon throws: what was being done, to what ("" for nothing), and a positive errno. */
+/** What the addon throws: the step, its subject ("" for none), and a positive errno. */
 export interface NativeError extends Error {
   step: Step;
   subject: string;
@@ -115,14 +115,14 @@ export interface NativeError extends Error {
 export type NativeLog = (level: string, message: string) => void;
 
 export interface Addon {
-  /** Of an object file, by its path or as it was read. */
+  /** @param object the object file's path, or its content */
   Session: new (
     object: string | Uint8Array,
     log: NativeLog,
   ) => Session;
   /**
-   * Takes another session's counters, by the map's id. Of the object file nothing is loaded: it
-   * says what the programs are called.
+   * Opens another session's map of counters by its id. Nothing of the object file is loaded: it
+   * has the names of the programs.
    */
   Follower: new (
     object: string | Uint8Array,
@@ -131,23 +131,23 @@ export interface Addon {
   ) => Follower;
   /** The ids of the maps of counters that loaded programs count in. */
   findCounters(): number[];
-  /** Waits until every program has ended that runs now; see Counters::Settle. */
+  /** Waits until every program that runs now has ended; see Counters::Settle. */
   settle(): void;
-  /** How what is pinned there counts: `flags` and `rows` as load() was given them. */
+  /** How the pinned meter counts: `flags` and `rows` as load() was given them. */
   pinned(pins: string): { flags: string[]; rows: number };
-  /** Mounts bpffs, for everybody. */
+  /** Mounts bpffs, for all processes. */
   mountBpffs(directory: string): void;
   /**
-   * The account's name, from NSS, or null where there is none: once a thread beside this one
-   * knows, for which it waits for so many milliseconds; else undefined, and to be asked again.
-   * Throws a NativeError where nobody can tell.
+   * The account's name, from NSS, or null where there is none. Another thread asks for it; this
+   * waits for it for so many milliseconds, then returns undefined: ask again. Throws a
+   * NativeError where NSS fails.
    */
   userName(uid: number, patience: number): string | null | undefined;
-  /** The account of that name or number; waits, and throws likewise. */
+  /** The account of that name or number; waits for it, and throws where NSS fails. */
   account(who: string | number): Account | undefined;
   /** Gives privileges up, for good; native/privileges.h says what and how. */
   restrict(keep: number[], uid?: number, gid?: number): void;
-  /** Tells the service manager; false where there is none that wants to know. */
+  /** Tells the service manager; false where there is none that has asked for it. */
   notify(state: string): boolean;
   libbpfVersion: string;
 }
@@ -173,7 +173,7 @@ export function isNativeError(error: unknown): error is NativeError {
   return error instanceof Error && "step" in error && "errno" in error;
 }
 
-/** Of the C library that this Node.js runs with; undefined where it is not glibc. */
+/** The version of glibc that this Node.js runs with; undefined with another C library. */
 function glibcVersion(): string | undefined {
   const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
   return header.glibcVersionRuntime;

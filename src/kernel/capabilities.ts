@@ -9,15 +9,15 @@ const BITS = {
   CAP_BPF: 39n,
 } as const;
 
-/** The effective set, a bit each, in the text of /proc/<pid>/status; none where there is no text. */
+/** The effective set, a bit each, by the text of /proc/<pid>/status; none where there is no text. */
 export function effectiveCapabilities(status: string | undefined): bigint {
   const line = /^CapEff:\s*([0-9a-f]+)$/m.exec(status ?? "");
   return BigInt(`0x${line?.[1] ?? "0"}`);
 }
 
 /**
- * Whether the capabilities hold in a user namespace only, as those of a rootless container's
- * root do: by /proc/self/uid_map, undefined where there is none.
+ * Whether the capabilities hold in a user namespace only, like those of root in a rootless
+ * container. The map is that of /proc/self/uid_map, undefined where there is none.
  */
 export function inUserNamespace(uidMap: string | undefined): boolean {
   return uidMap !== undefined && !/^\s*0\s+0\s+4294967295\s*$/.test(uidMap);

@@ -1,8 +1,7 @@
 /**
- * Directories that root reaches safely. Root works in directories that other users own, who
- * may put something else in the place of anything at any moment. So a directory is looked at
- * once it is open, and what is in it is reached through its descriptor: by then its path may
- * lead elsewhere.
+ * Directories that root reaches safely. Root works in directories of other users, who may
+ * replace anything in them at any moment. So a directory is checked once it is open, and its
+ * entries are reached through its descriptor: by then its path may lead elsewhere.
  */
 import {
   closeSync,
@@ -21,20 +20,20 @@ import { join } from "node:path";
 import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
 import { readOnly } from "./explain.ts";
 
-/** Mounts bpffs there, for everybody; the errno's name where it cannot: "EPERM". */
+/** Mounts bpffs there, for all processes; returns the errno's name where it cannot: "EPERM". */
 export type MountBpffs = (directory: string) => string | undefined;
 
 export const BPFFS = "/sys/fs/bpf";
 
 const BPFFS_MAGIC = 0xcafe4a11;
-/** Else everybody may write to it. */
+/** Without the mode, every user may write to it. */
 const MOUNT = "mount -t bpf -o mode=700 bpf";
 
-/** A directory that is open: what is in it is reached through it, whatever its path leads to. */
+/** An open directory: its entries are reached through it, wherever its path leads by now. */
 export class Directory {
-  // O_PATH, which Node.js has no name for: to look into it is not needed to go through it.
+  // O_PATH, for which Node.js has no name: passing through takes no permission to list it.
   static readonly #FLAGS = 0o10000000 | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-  /** To name it; nothing is done by it. */
+  /** For messages only. */
   readonly path: string;
   readonly #fd: number;
 
@@ -43,7 +42,7 @@ export class Directory {
     this.#fd = openSync(at, Directory.#FLAGS);
   }
 
-  /** Where something in it is, or itself: a path that no link on the way can bend. */
+  /** A path to an entry, or to the directory itself, that no link can redirect. */
   at(name = "."): string {
     return `/proc/self/fd/${this.#fd}/${name}`;
   }
@@ -82,7 +81,7 @@ export class Directory {
   }
 }
 
-/** A directory, and the one that it is in, by a name. */
+/** A directory, its parent, and its name there. */
 export interface Place {
   parent: Directory;
   top: Directory;
@@ -94,14 +93,14 @@ export function close({ parent, top }: Place): void {
   top.close();
 }
 
-/** Which the kernel refuses with EPERM in a bpffs. */
+/** The kernel refuses such a name in a bpffs, with EPERM. */
 const hasDot = (names: readonly string[]) => names.some((name) => name.includes("."));
 
-/** Opens a directory, or the last on the way to it that is there. */
+/** Opens a directory, or the last one on the way to it that exists. */
 export function descend(path: string): Place & { missing: string[] } {
   if (!existsSync("/proc/self/fd")) {
     throw new UserError(
-      "/proc is not mounted, without which pins cannot be reached safely",
+      "/proc is not mounted: pins cannot be reached safely without it",
       "mount it: sudo mount -t proc proc /proc",
       ExitCode.unable,
     );
@@ -126,9 +125,9 @@ export function descend(path: string): Place & { missing: string[] } {
 }
 
 /**
- * Opens the directory, in a bpffs; mounts that and makes the directory where they are not.
+ * Opens the directory in a bpffs. Where they are missing, it mounts bpffs and makes the directory.
  *
- * @returns whether it was made, and whether bpffs was mounted, too
+ * @returns also whether the directory was made, and whether bpffs was mounted
  */
 export function makePlace(
   path: string,
@@ -145,7 +144,7 @@ export function makePlace(
   if (hasDot(missing)) {
     close(found);
     throw new UserError(
-      `${path} cannot be in a bpffs: the kernel takes no dot in a name there`,
+      `${path} cannot be in a bpffs: the kernel allows no dot in a name there`,
       "choose a name without one",
       ExitCode.failed,
     );
@@ -176,15 +175,15 @@ function mountFor(path: string, mountBpffs: MountBpffs): void {
   const code = mountBpffs(BPFFS);
   if (code === undefined) return;
   throw new UserError(
-    `bpffs is not mounted, and cannot be (${code})`,
+    `bpffs is not mounted, and the agent cannot mount it (${code})`,
     existsSync(BPFFS)
       ? `mount it: sudo ${MOUNT} ${BPFFS}`
-      : "mount /sys first, where it is to be: sudo mount -t sysfs sysfs /sys",
+      : "mount /sys first: sudo mount -t sysfs sysfs /sys",
     ExitCode.unable,
   );
 }
 
-/** Does work on the directory; what the file system refuses becomes a UserError. */
+/** Does work on the directory; a refusal of the file system becomes a UserError. */
 export function usable<Result>(path: string, work: () => Result): Result {
   try {
     return work();
@@ -196,7 +195,7 @@ export function usable<Result>(path: string, work: () => Result): Result {
     throw new UserError(
       `cannot use ${path} for pins (${syscall}: ${code})`,
       denied
-        ? "run it as the user who owns it: root, as a rule"
+        ? "run it as the owner of the directory: root, as a rule"
         : code === "EMFILE"
           ? MORE_FILES
           : "choose another directory",

@@ -1,11 +1,11 @@
-/** Puts what the kernel, libbpf or the dynamic linker refuses into a user's words. */
+/** Explains, in a user's words, what the kernel, libbpf or the dynamic linker refuses. */
 import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
 import { hasCapabilities } from "./capabilities.ts";
 
 /** What was being done: see Step in native/failure.h. */
 export const STEPS = [
   ...(["open", "load", "attach", "mount", "tracefs", "tracepoint", "perf_event"] as const),
-  ...(["pin", "pinned", "slot", "lock", "find", "adopt", "follow"] as const),
+  ...(["pin", "pinned", "slot", "lock", "find", "open_by_id", "follow"] as const),
   ...(["lookup", "update", "delete", "read", "settle", "info", "user", "notify"] as const),
   ...(["seccomp", "setgroups", "setresgid", "setresuid", "capset", "threads"] as const),
 ] as const;
@@ -18,7 +18,7 @@ export interface KernelFailure {
   subject: string;
   /** The errno's name: "EPERM". */
   code: string;
-  /** The line of libbpf's messages that tells most, where there is one. */
+  /** The most telling line of libbpf's messages, where there is one. */
   detail: string | undefined;
   /** Whether the verifier has read the program, and refused it. */
   verdict?: boolean;
@@ -28,11 +28,11 @@ export interface KernelFailure {
 export interface Circumstances {
   /** The effective capabilities, a bit each (CapEff in /proc/self/status). */
   capabilities: bigint;
-  /** They hold in a user namespace only. */
+  /** Whether they hold in a user namespace only. */
   nested: boolean;
-  /** /sys is mounted. */
+  /** Whether /sys is mounted. */
   sys: boolean;
-  /** /sys/kernel/btf/vmlinux exists. */
+  /** Whether /sys/kernel/btf/vmlinux exists. */
   btf: boolean;
   /** The object file that was to be loaded. */
   object: string;
@@ -45,12 +45,12 @@ const BANNED =
   "the capabilities are there, so something else forbids it: look at the container's seccomp profile, at /sys/kernel/security/lockdown and, before Linux 5.11, at the limit on locked memory (ulimit -l)";
 const ONLY_NESTED =
   "run it as root of the host: here root is root of a user namespace only, as in a rootless container";
-const ROOT_FINDS = "run it as root: who looks for maps by id needs CAP_SYS_ADMIN";
+const ROOT_FINDS = "run it as root: opening maps by id needs CAP_SYS_ADMIN";
 export const unpinIt = (directory = "<dir>") =>
-  `give its counts up: execve-counter unpin ${directory}`;
-const USE_RAW = "count by the raw hook, which needs none: --attempts raw";
+  `end those counts: execve-counter unpin ${directory}`;
+const USE_RAW = "use --attempts raw, which does not need it";
 
-/** Puts a failure of the kernel or of libbpf into a user's words. */
+/** Explains a failure of the kernel or of libbpf in a user's words. */
 export function explain(failure: KernelFailure, here: Circumstances): UserError {
   const { step, subject, code } = failure;
   const doing = subject ? `${step} ${subject}` : step;
@@ -84,11 +84,14 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
           ? `the BPF object is missing: ${here.object}`
           : `the BPF object cannot be read: ${here.object} (${because})`,
         isDenied(code)
-          ? "let the user that the meter runs as read it, with chgrp and chmod"
+          ? "let the agent's user read it, with chgrp and chmod"
           : "build it again (make build), or install execve-counter again",
       );
     case "mount":
-      return unable(`${subject} is not mounted, nor can it be privately (${code})`, USE_RAW);
+      return unable(
+        `${subject} is not mounted, and the agent cannot mount it for itself (${code})`,
+        USE_RAW,
+      );
     case "tracefs":
       return unable(`tracefs ${isDenied(code) ? "may not" : "cannot"} be read (${code})`, USE_RAW);
     case "tracepoint":
@@ -114,7 +117,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     case "lock":
       return failed(
         `cannot lock ${here.pins ?? "/run/execve-counter.lock"} (${code})`,
-        "see that whoever runs this may open it, or make it",
+        "let this user open or create it",
       );
     case "slot":
       return failed(
@@ -124,15 +127,15 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     case "pinned":
       if (code === "EROFS") return readOnly(here.pins);
       return failed(
-        `what is pinned as ${subject} is not what this meter would pin (${code})`,
+        `the pin ${subject} does not match this version (${code})`,
         `start the version that pinned it, or ${unpinIt(here.pins)}`,
       );
     case "pin":
-      // All else every kernel can pin.
+      // Every kernel can pin everything else.
       if (code !== "EINVAL") break;
       return unable(
         `this kernel cannot pin the link of a tracepoint (${doing}: ${code})`,
-        "use --attempts raw, whose links every kernel can pin; tracepoints' can be from Linux 5.15 on",
+        "use --attempts raw, whose links every kernel can pin; Linux 5.15 and newer can pin a tracepoint's, too",
       );
   }
   if (code === "ENOSYS") {
@@ -147,7 +150,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       `start the meter again; where it is pinned, first ${unpinIt(here.pins)}`,
     );
   }
-  if (isDenied(code) && ["find", "adopt", "follow"].includes(step)) {
+  if (isDenied(code) && ["find", "open_by_id", "follow"].includes(step)) {
     return unable(
       `not permitted to look for the running meter (${doing}: ${code})`,
       here.nested ? ONLY_NESTED : ROOT_FINDS,
@@ -157,7 +160,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
     return code === "ESRCH"
       ? failed("the meter has ended", "start one: sudo execve-counter")
       : failed(
-          `the running meter is of another version, whose tables are not those of this one (${code})`,
+          `the running meter is of another version, with other tables (${code})`,
           "run the execve-counter that it was started with, or start the meter again with this one",
         );
   }
@@ -189,7 +192,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   );
 }
 
-/** What is in a read-only bpffs can be neither changed nor taken over. */
+/** Pins in a read-only bpffs can be neither changed nor reused. */
 export function readOnly(pins = "the directory of the pins"): UserError {
   return new UserError(
     `${pins} is mounted read-only`,
@@ -199,9 +202,9 @@ export function readOnly(pins = "the directory of the pins"): UserError {
 }
 
 /**
- * Puts into words why there is no addon.
+ * Explains why there is no addon.
  *
- * @param reason what dlopen(3) said; undefined where there is no file
+ * @param reason the message of dlopen(3); undefined where there is no file
  * @param glibc its version; undefined with another C library
  */
 export function explainAddon(
@@ -221,12 +224,12 @@ export function explainAddon(
     const here = glibc ? `this is glibc ${glibc}` : "this Node.js has another C library (musl?)";
     return unable(
       `the native addon is for glibc${needed ? ` ${needed} or newer` : ""}, and ${here}`,
-      "run it where that is, like in the image node:22-slim",
+      "run it on a system with that, like the image node:22-slim",
     );
   }
   return new UserError(
     `the native addon cannot be loaded: ${reason ?? "there is none"}`,
-    // The dynamic linker gives no number.
+    // The dynamic linker gives no errno.
     reason?.endsWith("Too many open files")
       ? MORE_FILES
       : "install execve-counter again; in a checkout, build it (make build), which installs libbpf too",

@@ -1,7 +1,7 @@
 /** The kernel's lockdown; see kernel_lockdown(7). */
 
 /**
- * Its mode: "none", "integrity", "confidentiality". Undefined where nothing tells: the kernel has
+ * Its mode: "none", "integrity", "confidentiality". Undefined where that is not known: the kernel has
  * no lockdown, or securityfs is not mounted and the kernel's command line names no mode.
  *
  * @param read the text of a file, undefined where there is none

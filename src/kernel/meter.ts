@@ -1,4 +1,4 @@
-/** The meter in the kernel: the programs and maps that count. */
+/** The meter of this process: the programs and maps that count in the kernel. */
 import { readFileSync } from "node:fs";
 import { release } from "node:os";
 import { ExitCode, UserError } from "../base/errors.ts";
@@ -24,14 +24,14 @@ import { userNames } from "./users.ts";
 
 export type Attempts = "tracepoint" | "raw" | "off";
 
-export interface KernelOptions {
+export interface MeterOptions {
   /** How to count attempts, and failures. */
   attempts: Attempts;
-  /** Count failed calls by errno. */
+  /** Count failures by errno. */
   failures: boolean;
-  /** What to break execs down by. */
+  /** The labels to break execs down by. */
   by: readonly Label[];
-  /** Rows that the breakdown has room for. */
+  /** Room for rows in the breakdown. */
   maxSeries: number;
   /** Command names to count one by one. */
   watch: readonly string[];
@@ -41,13 +41,13 @@ export interface KernelOptions {
   log: (line: string) => void;
 }
 
-/** A meter in the kernel, as it can be read: this process's or another's. */
+/** A meter that can be read: this process's or another's. */
 export interface Meter {
   readonly startTime: Date;
   /** Whether attempts are counted. */
   readonly attempts: boolean;
   readonly by: readonly Label[];
-  /** The program that counts what the printed line shows. */
+  /** The program that counts the number on the printed line. */
   readonly headlineProgram: string;
   readonly countersMap: MapInfo;
   readonly execsMap: MapInfo;
@@ -58,33 +58,32 @@ export interface Meter {
   /** The account's name, or the number where it has none, or none is known yet. */
   userName(uid: number): string;
   programs(): ProgramStats[];
-  /** Detaches and unloads everything that is this process's, but what is pinned. */
+  /** Detaches and unloads everything of this process, except what is pinned. */
   close(): void;
 }
 
 /** The meter that this process runs. */
-export interface Kernel extends Meter {
+export interface OwnMeter extends Meter {
   readonly libbpfVersion: string;
   /** Why the raw hook is used though it was not asked for. */
   readonly fallback: string | undefined;
-  /** Whether the kernel says how many runs of every program it skips. */
+  /** Whether the kernel reports the missed runs of every program. */
   readonly reportsMisses: boolean;
   readonly maps: readonly MapInfo[];
-  /** Whether the counts were pinned by another agent before. */
-  readonly adopted: boolean;
-  /** Whether what is pinned outlives this mount namespace; undefined where nobody can tell. */
+  /** Whether it reuses counts that an earlier agent pinned. */
+  readonly reused: boolean;
+  /** Whether the pins outlive this mount namespace; undefined where that is not known. */
   readonly pinsOutlive: boolean | undefined;
-  /** Closes, and removes what was pinned by this start. */
+  /** Closes, and removes what this start has pinned. */
   discard(): void;
 }
 
 /**
- * Loads the programs, seeds the keys at 0 and attaches; all programs are attached
- * or none.
+ * Loads the programs, seeds the keys at 0 and attaches all programs, or none.
  *
  * @throws UserError when any step fails; nothing stays loaded then
  */
-export function openKernel(options: KernelOptions): Kernel {
+export function openOwnMeter(options: MeterOptions): OwnMeter {
   const open = (hook: Hook, fallback?: string) =>
     withSession(
       options.log,
@@ -100,7 +99,7 @@ export function openKernel(options: KernelOptions): Kernel {
   try {
     return open("tracepoint");
   } catch (error) {
-    // Not where it is out of reach for want of memory or file descriptors.
+    // Not where the tracepoint is out of reach for lack of memory or file descriptors.
     const unable = error instanceof UserError && error.exitCode === ExitCode.unable;
     if (!unable || !isNativeError(error.cause)) throw error;
     const steps: Step[] = ["mount", "tracefs", "tracepoint", "perf_event"];
@@ -120,7 +119,7 @@ export const PROGRAMS = {
 type Hook = keyof typeof PROGRAMS;
 
 /** The programs that these flags ask for. */
-function programsFor(hook: Hook, { attempts, failures }: KernelOptions): string[] {
+function programsFor(hook: Hook, { attempts, failures }: MeterOptions): string[] {
   return [
     ...(attempts === "off" && !failures ? [] : PROGRAMS[hook].attempts),
     ...(failures ? [...PROGRAMS[hook].failures, "count_killed"] : []),
@@ -135,8 +134,8 @@ function start(
   session: Session,
   addon: Addon,
   asked: Hook,
-  options: KernelOptions,
-): Omit<Kernel, "fallback"> & { fallback?: string } {
+  options: MeterOptions,
+): Omit<OwnMeter, "fallback"> & { fallback?: string } {
   const { by, failures } = options;
   const attempts = options.attempts !== "off";
   const pins =
@@ -146,12 +145,12 @@ function start(
           mountBpffs: (directory) => mountBpffs(addon, directory),
           lock: (directory) => lock(session, directory),
         });
-  // Who fell back to it when it was pinned goes on by it.
+  // Counts that fell back to the raw hook when they were pinned stay with it.
   const fellBack =
-    pins?.adopt === true && asked !== "raw" && isSame(pins.programs, programsFor("raw", options));
+    pins?.reuse === true && asked !== "raw" && isSame(pins.programs, programsFor("raw", options));
   const hook = fellBack ? "raw" : asked;
   const programs = programsFor(hook, options);
-  // Without labels there is one row, besides the one for what finds no room.
+  // Without labels there are two rows: one for all execs, and the row of all others.
   const rows = by.length > 0 ? options.maxSeries : 2;
   const flags = [
     ...by,
@@ -161,19 +160,19 @@ function start(
   ];
   let startTime: Date;
   try {
-    if (pins?.adopt) requireSame(pins, addon.pinned(pins.path), programs, flags, rows, options);
-    session.load({ programs, flags, rows, pins: pins?.path, adopt: pins?.adopt });
+    if (pins?.reuse) requireSame(pins, addon.pinned(pins.path), programs, flags, rows, options);
+    session.load({ programs, flags, rows, pins: pins?.path, reuse: pins?.reuse });
     startTime = new Date(session.begin(Date.now()));
-    // Keys that were there may just have been removed.
-    if (pins?.adopt) addon.settle();
+    // Another process may just have removed keys.
+    if (pins?.reuse) addon.settle();
     for (const key of [
-      // Where they are adopted and gone, their counts are too: the reader says so.
-      ...(attempts && !pins?.adopt ? [EXECVE_KEY, EXECVEAT_KEY] : []),
+      // Where these keys are gone from reused pins, so are their counts: the reader says so.
+      ...(attempts && !pins?.reuse ? [EXECVE_KEY, EXECVEAT_KEY] : []),
       ...options.watch.map(watchKey),
     ]) {
       session.insert(key);
     }
-    // Where calls end before where they begin: so no call is followed whose end is not seen.
+    // The ends of calls before their entries, so that the end of every call followed is seen.
     for (const program of programs.toReversed()) session.attach(program);
     pins?.commit();
   } catch (error) {
@@ -187,7 +186,7 @@ function start(
     startTime,
     reportsMisses: reportsTracepointMisses(release()) || hook === "raw" || !(attempts || failures),
     maps: session.maps(),
-    adopted: pins?.adopt ?? false,
+    reused: pins?.reuse ?? false,
     pinsOutlive: pins?.outlive,
     ...(fellBack && { fallback: `${options.pin} was pinned by the raw hook` }),
     close: () => {
@@ -201,14 +200,14 @@ function start(
   };
 }
 
-/** @throws UserError, naming the flags, where what is pinned counts otherwise than is asked for */
+/** @throws UserError, which names the flags, where the pinned counts were started with others */
 function requireSame(
   pins: Pins,
   pinned: { flags: readonly string[]; rows: number },
   programs: readonly string[],
   flags: readonly string[],
   rows: number,
-  { pin, by }: KernelOptions,
+  { pin, by }: MeterOptions,
 ): void {
   const words = (names: readonly string[], keys: readonly string[], rows: number) => {
     const hook = Object.entries(PROGRAMS).find(([, { attempts }]) => names.includes(attempts[0]));
@@ -227,8 +226,8 @@ function requireSame(
   const [was, is] = [differ(theirs, ours), differ(ours, theirs)];
   if (was.length === 0) return;
   throw new UserError(
-    `what is pinned in ${pin} counts with ${was.join(", ")}; asked for is ${is.join(", ")}`,
-    `start with what it counts with, or ${unpinIt(pin)}`,
+    `the counts pinned in ${pin} were started with ${was.join(", ")}; this start asks for ${is.join(", ")}`,
+    `start with those flags, or ${unpinIt(pin)}`,
     ExitCode.failed,
   );
 }
@@ -247,7 +246,7 @@ export function reading(
 ): Omit<Meter, "startTime"> {
   const maps = tables.maps();
   const userName = userNames(addon.userName);
-  // Starts the thread that asks: whom the agent becomes may not be able to have one more.
+  // Starts the thread that asks: the user that the agent becomes may have no threads left.
   if (by.includes("user")) userName(0);
   return {
     ...{ attempts: attempts !== undefined, by, headlineProgram: attempts ?? "count_exec" },
@@ -262,7 +261,7 @@ export function reading(
   };
 }
 
-/** The programs, with no number of misses where the kernel does not keep it. */
+/** The programs; without a number of misses where the kernel does not keep it. */
 export function programsOf(tables: Tables): ProgramStats[] {
   const reported = reportsTracepointMisses(release());
   return tables
@@ -275,11 +274,11 @@ export function programsOf(tables: Tables): ProgramStats[] {
 }
 
 /**
- * Ends what is pinned and returns the paths that were removed.
+ * Ends pinned counts, and returns the paths that were removed.
  *
- * @throws UserError where that is not ours, or in use
+ * @throws UserError where something there is not ours, or in use
  */
-export function unpinKernel(directory: string, log: (line: string) => void): string[] {
+export function unpinMeter(directory: string, log: (line: string) => void): string[] {
   const work = (session: Session, addon: Addon) => {
     const removed = unpin(directory, {
       mountBpffs: (path) => mountBpffs(addon, path),
@@ -293,7 +292,7 @@ export function unpinKernel(directory: string, log: (line: string) => void): str
 
 /**
  * Whether the pids controller, which every container runtime uses, is in a version 1
- * hierarchy: then containers are found there, and else in the unified one.
+ * hierarchy. Then containers are found there, else in the unified one.
  */
 function containersInVersion1(): boolean {
   try {

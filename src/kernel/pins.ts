@@ -1,11 +1,12 @@
 /**
- * The directory in bpffs where a meter is pinned, so that it counts on while no agent
- * runs. What is in it has its final name only while it is complete:
+ * The directory in bpffs where a meter is pinned, to keep counting while no agent runs.
+ * The pins have their final name only while they are complete:
  *
- *   <directory>/v2           what PIN_VERSION in bpf/execve_counter.h lists
- *   <directory>/unfinished   the same, on its way there or away
+ *   <directory>/v2           the pins that PIN_VERSION in bpf/execve_counter.h lists
+ *   <directory>/unfinished   the same, while they are made or removed
  *
- * Who has the lock on the directory is alone in it: what is unfinished then is left over.
+ * Only the agent that has the lock on the directory works in it. What it finds unfinished is
+ * left over from an interrupted start or unpin.
  */
 import {
   lstatSync,
@@ -42,34 +43,34 @@ const UNFINISHED = "unfinished";
 const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
 const OURS = /^(?:enter|next|link)_(count_\w+)$/;
 
-/** What this needs of the addon. */
+/** The functions of the addon that pins need. */
 export interface Native {
   mountBpffs: MountBpffs;
-  /** False where somebody else has the lock. */
+  /** False where another process has the lock. */
   lock(directory: string): boolean;
 }
 
 export interface Pins {
-  /** Where the maps, programs and links are, or are to be pinned; until close(). */
+  /** The path of the maps, programs and links that are, or will be, pinned; until close(). */
   readonly path: string;
-  /** Whether they are there. */
-  readonly adopt: boolean;
+  /** Whether they are there already, to be reused. */
+  readonly reuse: boolean;
   /** The programs whose entries are there. */
   readonly programs: readonly string[];
-  /** Whether they outlive this mount namespace; undefined where nobody can tell. */
+  /** Whether they outlive this mount namespace; undefined where that is not known. */
   readonly outlive: boolean | undefined;
   /** Gives what was pinned its final name. */
   commit(): void;
-  /** Removes what was pinned by this start, and closes. */
+  /** Removes what this start has pinned, and closes. */
   discard(): void;
   close(): void;
 }
 
 /**
- * Makes the directory ready to pin in, or finds what is pinned there.
+ * Makes the directory ready to pin in, or finds the pins in it.
  *
- * @throws UserError where that is not possible; nothing that was there is changed, but for
- *   what a start left that was cut short
+ * @throws UserError where that is not possible; then nothing that was there is changed, except
+ *   for what an interrupted start left
  */
 export function preparePins(directory: string, native: Native): Pins {
   const path = resolve(directory);
@@ -103,17 +104,17 @@ function prepare(place: Place, made: boolean, mounted: boolean, native: Native):
     remove(top, stock);
     stock.directory.close();
   }
-  const adopt = found.includes(PIN_VERSION);
-  let name = adopt ? PIN_VERSION : UNFINISHED;
-  if (!adopt) mkdirSync(top.at(name), { mode: 0o700 });
+  const reuse = found.includes(PIN_VERSION);
+  let name = reuse ? PIN_VERSION : UNFINISHED;
+  if (!reuse) mkdirSync(top.at(name), { mode: 0o700 });
   let directory: Directory;
   let programs: string[];
   try {
     directory = top.enter(name);
-    // Also where nothing is there: to see that there is a descriptor left to discard it with.
+    // Also where nothing is there, to be sure that a descriptor is left to discard it with.
     programs = programsIn(directory);
   } catch (error) {
-    if (!adopt) rmdirSync(top.at(name));
+    if (!reuse) rmdirSync(top.at(name));
     throw error;
   }
   const stop = () => {
@@ -122,16 +123,16 @@ function prepare(place: Place, made: boolean, mounted: boolean, native: Native):
   };
   return {
     path: directory.at(),
-    adopt,
+    reuse,
     programs,
     outlive: outlive(top, mounted),
     commit() {
-      if (adopt) return;
+      if (reuse) return;
       renameSync(top.at(name), top.at(PIN_VERSION));
       name = PIN_VERSION;
     },
     discard() {
-      if (!adopt) {
+      if (!reuse) {
         usable(top.path, () => {
           remove(top, { directory, name, pins: directory.names() });
           if (made) rmdirSync(place.parent.at(place.name));
@@ -144,7 +145,7 @@ function prepare(place: Place, made: boolean, mounted: boolean, native: Native):
 }
 
 /**
- * Removes what is pinned, which ends its counting, and returns the paths.
+ * Removes the pins, which ends their counting, and returns their paths.
  *
  * @throws UserError where something there is not ours; nothing is removed then
  */
@@ -169,7 +170,7 @@ function removeAll({ parent, top, name }: Place, native: Native): string[] {
     );
   }
   lock(top, native, true);
-  const versions = top.names().sort(); // UNFINISHED first, whose name the others take
+  const versions = top.names().sort(); // UNFINISHED first: the others take its name
   const stocks: Stock[] = [];
   let removed: string[];
   try {
@@ -186,14 +187,14 @@ function removeAll({ parent, top, name }: Place, native: Native): string[] {
   return [...removed, top.path];
 }
 
-/** One agent at a time, in a directory that is the owner's alone: this user's, or, to root, anybody's. */
-function lock(top: Directory, native: Native, ofAnybody = false): void {
+/** Lets one agent at a time use a private directory, which root may let belong to any user. */
+function lock(top: Directory, native: Native, ofAnyUser = false): void {
   const { uid, mode } = top.status();
   const user = process.geteuid?.();
-  if ((uid !== user && !(ofAnybody && user === 0)) || (mode & 0o077) !== 0) {
+  if ((uid !== user && !(ofAnyUser && user === 0)) || (mode & 0o077) !== 0) {
     throw new UserError(
       `${top.path} is not private: others may change what is in it`,
-      "make it yours alone (chown, chmod 700), or choose another directory",
+      "make yourself its only user (chown, chmod 700), or choose another directory",
       ExitCode.failed,
     );
   }
@@ -206,7 +207,7 @@ function lock(top: Directory, native: Native, ofAnybody = false): void {
   }
 }
 
-/** A directory with pins, and what is in it, all of it ours. */
+/** A directory with pins, and their names; all of them are ours. */
 interface Stock {
   directory: Directory;
   name: string;
@@ -232,8 +233,8 @@ function takeStock(top: Directory, name: string): Stock {
 }
 
 /**
- * Removes what was found, and returns the paths. The links first, because what is half
- * removed does not count; and under the name of what the next start removes.
+ * Removes the pins that were found, and returns their paths. The links go first, so that
+ * nothing half removed counts. The directory takes the name that the next start removes.
  */
 function remove(top: Directory, { directory, name, pins }: Stock): string[] {
   if (name !== UNFINISHED) renameSync(top.at(name), top.at(UNFINISHED));
@@ -244,7 +245,7 @@ function remove(top: Directory, { directory, name, pins }: Stock): string[] {
   return [...sorted.map((pin) => join(directory.path, pin)), directory.path];
 }
 
-/** The programs whose entries are there; @throws UserError where it is not all of them, or more */
+/** The programs whose entries are pinned; @throws UserError where pins are missing or foreign */
 function programsIn(directory: Directory): string[] {
   const pins = directory.names();
   if (pins.length === 0 && directory.path.endsWith(UNFINISHED)) return [];
@@ -267,9 +268,9 @@ function programsIn(directory: Directory): string[] {
   return programs;
 }
 
-/** Whether the first process of the machine sees this bpffs, too. */
+/** Whether the machine's first process sees this bpffs, too; undefined where that is not known. */
 function outlive(top: Directory, mounted: boolean): boolean | undefined {
-  // The number of the initial PID namespace: in another, /proc/1 is of no use.
+  // The number of the initial PID namespace: in another, /proc/1 is another process.
   const isHost = readlinkSync("/proc/self/ns/pid") === "pid:[4026531836]";
   // As mountinfo has it: bpffs is on no device, whose major number is 0.
   const { dev } = top.status();
@@ -284,7 +285,7 @@ function outlive(top: Directory, mounted: boolean): boolean | undefined {
 
 function foreign(path: string): UserError {
   return new UserError(
-    `${path} is not ours, so nothing is pinned or removed there`,
+    `${path} does not belong to execve-counter: nothing is pinned or removed there`,
     "see what it is, and move it away, or choose another directory",
     ExitCode.failed,
   );

@@ -1,4 +1,4 @@
-/** Privileges: what the agent keeps of them once it has attached and listens. */
+/** The privileges that the agent keeps once it has attached and listens. */
 import { readdirSync, readFileSync } from "node:fs";
 import { release } from "node:os";
 import { getSystemErrorName } from "node:util";
@@ -13,20 +13,20 @@ import {
 import { isAtLeast } from "./release.ts";
 
 const DEFAULT_USER = "nobody";
-// What the kernel shows of users that it cannot show (/proc/sys/kernel/overflowuid):
-// nobody, where no /etc/passwd says so.
+// The user nobody where /etc/passwd has none: the kernel shows this number for users that it
+// cannot show (/proc/sys/kernel/overflowuid).
 const NOBODY: Account = { uid: 65534, gid: 65534 };
-// -1 to setresuid(2): as it is.
+// setresuid(2) takes the next number, -1, as "no change".
 const MAX_ID = 2 ** 32 - 2;
 
 /**
- * Finds out what the agent can become, and returns what makes it that: to be called once,
- * when all that needs privileges is done, and saying in a line what it did.
+ * Finds out which user the agent can become, and returns a function that makes the change. Call
+ * it once, when nothing needs privileges any more; it returns a line that says what it did.
  *
  * @param user a name or a number; root keeps everything. Undefined for nobody where the
- *   process may change its user, and who it is where not
+ *   process may change its user, else for its present user
  * @param finds whether it goes on to look for programs in the kernel, which takes CAP_SYS_ADMIN
- * @throws UserError where there is no such user, or where what is given up could be had all the same
+ * @throws UserError where there is no such user, or where privileges could be regained
  */
 export function planRestriction(user: string | undefined, finds = false): () => string {
   const { restrict, ...look } = loadAddon();
@@ -53,13 +53,13 @@ export function planRestriction(user: string | undefined, finds = false): () => 
   }
   if (Number.parseInt(process.env.UV_USE_IO_URING ?? "", 10) || hasRing()) {
     throw new UserError(
-      `Node.js ${process.versions.node} lets the kernel read files for it, by io_uring, with the privileges that it started with`,
+      `Node.js ${process.versions.node} uses io_uring, through which the kernel reads files with the privileges of its start`,
       "start it with UV_USE_IO_URING=0, or use Node.js 20.11.1, 21.6.2 or newer",
       ExitCode.unable,
     );
   }
 
-  // Before Linux 5.19 whoever reads a map needs it, unless the sysctl
+  // Before Linux 5.19 reading a map needs it, unless the sysctl
   // kernel.unprivileged_bpf_disabled is 0, which can change (c8644cd0efe7 in Linux).
   const reads = isAtLeast(release(), 5, 19) ? [] : ["CAP_BPF" as const];
   const keep = finds ? ["CAP_SYS_ADMIN" as const] : reads;
@@ -88,7 +88,7 @@ function mayChangeUser(): boolean {
   return hasCapabilities(set, "CAP_SETUID", "CAP_SETGID");
 }
 
-/** Asks for an account; who cannot tell is no reason to go on as somebody else. */
+/** Asks for an account. Where there is no answer, the agent must not go on as another user. */
 function explained<Result>(ask: () => Result): Result {
   try {
     return ask();
@@ -96,7 +96,7 @@ function explained<Result>(ask: () => Result): Result {
     if (!isNativeError(error)) throw error;
     throw new UserError(
       `cannot look for the user to become (${getSystemErrorName(-error.errno)})`,
-      "mend what /etc/nsswitch.conf names for passwd, or keep all privileges: --run-as root",
+      "repair the services that /etc/nsswitch.conf names for passwd, or keep all privileges: --run-as root",
       ExitCode.failed,
     );
   }
@@ -104,7 +104,7 @@ function explained<Result>(ask: () => Result): Result {
 
 /**
  * Whether libuv has made an io_uring with a thread in the kernel, as some releases of Node.js 20
- * and 21 let it (CVE-2024-22017). Newer ones have rings without, which do nothing by themselves.
+ * and 21 let it (CVE-2024-22017). The rings of newer ones have none, and do nothing by themselves.
  */
 function hasRing(): boolean {
   const infos = "/proc/self/fdinfo";

@@ -15,14 +15,14 @@ import type { Execs, Failures } from "./addon.ts";
 import type { Meter } from "./meter.ts";
 
 /** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
-export function read(kernel: Meter): Snapshot {
+export function read(meter: Meter): Snapshot {
   const clock = performance.now();
   const time = new Date();
-  // What became of calls before the calls: so no more have ended than were begun.
-  const execs = kernel.readExecs();
-  const failures = kernel.readFailures();
-  const counters = kernel.readCounters();
-  const programs = kernel.programs();
+  // The ends of calls are read before the attempts, so no more calls have ended than begun.
+  const execs = meter.readExecs();
+  const failures = meter.readFailures();
+  const counters = meter.readCounters();
+  const programs = meter.programs();
 
   const counter = (key: string): bigint => {
     const value = counters.find(([name]) => name === key)?.[1];
@@ -32,44 +32,44 @@ export function read(kernel: Meter): Snapshot {
   if (!execs.uids.includes(OTHER_UID)) {
     throw new Error(`the row of all others is gone from the map ${EXECS_MAP}`);
   }
-  // What the kernel skipped was an exec too, though of nobody knows whom.
+  // A run that the kernel skipped was an exec too, but its labels are not known.
   const skipped = programs.find(({ name }) => name === "count_exec")?.misses ?? 0n;
   let total = skipped;
   for (const count of execs.counts) total += count;
   return {
     time,
     clock,
-    startTime: kernel.startTime,
-    attempts: kernel.attempts
+    startTime: meter.startTime,
+    attempts: meter.attempts
       ? { execve: counter(EXECVE_KEY), execveat: counter(EXECVEAT_KEY) }
       : undefined,
-    // The total of execs has its own in it already.
-    missed: kernel.attempts
-      ? programs.find(({ name }) => name === kernel.headlineProgram)?.misses
+    // The total of execs includes its missed runs already.
+    missed: meter.attempts
+      ? programs.find(({ name }) => name === meter.headlineProgram)?.misses
       : 0n,
     execs: total,
-    by: kernel.by,
+    by: meter.by,
     execsBy:
-      kernel.by.length > 0 ? breakdown(execs, skipped, kernel) : [{ labels: {}, count: total }],
+      meter.by.length > 0 ? breakdown(execs, skipped, meter) : [{ labels: {}, count: total }],
     failures: failures && byErrno(failures),
     checks: failures?.checks,
     unfollowed: failures?.unfollowed,
     watched: watchedCounts(counters),
     programs,
     tables: [
-      { name: COUNTERS_MAP, entries: counters.length, capacity: kernel.countersMap.capacity },
-      ...(kernel.by.length > 0
-        ? [{ name: EXECS_MAP, entries: execs.uids.length, capacity: kernel.execsMap.capacity }]
+      { name: COUNTERS_MAP, entries: counters.length, capacity: meter.countersMap.capacity },
+      ...(meter.by.length > 0
+        ? [{ name: EXECS_MAP, entries: execs.uids.length, capacity: meter.execsMap.capacity }]
         : []),
     ],
     readDuration: (performance.now() - clock) / 1000,
   };
 }
 
-/** The rows with their labels' values as they are shown; all others have the skipped ones. */
-function breakdown(execs: Execs, skipped: bigint, kernel: Meter): ExecsRow[] {
+/** The rows with the values of their labels; the row of all others includes the skipped runs. */
+function breakdown(execs: Execs, skipped: bigint, meter: Meter): ExecsRow[] {
   const [byCommand, byUser, byContainer] = (["command", "user", "container"] as const).map(
-    (label) => kernel.by.includes(label),
+    (label) => meter.by.includes(label),
   );
   const names = new Map<number, string>([[OTHER_UID, OTHER]]);
   let alike = false;
@@ -87,7 +87,7 @@ function breakdown(execs: Execs, skipped: bigint, kernel: Meter): ExecsRow[] {
     if (byUser) {
       let name = names.get(uid);
       if (name === undefined) {
-        name = kernel.userName(uid);
+        name = meter.userName(uid);
         names.set(uid, name);
       }
       labels.user = name;
@@ -96,12 +96,12 @@ function breakdown(execs: Execs, skipped: bigint, kernel: Meter): ExecsRow[] {
     if (byContainer) labels.container = other ? OTHER : (execs.containers[i] as string);
     rows.push(row);
   }
-  // A command called "other", and names that are no UTF-8 and the same once decoded.
+  // A command called "other", and names that are not UTF-8 and look the same once decoded.
   if (!alike) return rows;
   return merged(rows, ({ labels, uid }) => Object.values({ ...labels, user: uid }).join("\0"));
 }
 
-/** With 0 for each error that the manual names, so that a first one is a step from 0. */
+/** Failures by errno, with 0 for each error that the manual names, so that counts start at 0. */
 function byErrno({ failed }: Failures): FailureCounts {
   const none = () => new Map<string, bigint>(EXPECTED.map((name) => [name, 0n]));
   const counts = { execve: none(), execveat: none() };

@@ -1,9 +1,9 @@
-/** What a kernel can, by its release. */
+/** What a kernel can do, by its release. */
 
 /**
  * Whether a kernel is of this version or newer.
  *
- * @param kernelRelease as uname(2) says it: "6.1.0-18-amd64"
+ * @param kernelRelease as uname(2) has it: "6.1.0-18-amd64"
  */
 export function isAtLeast(kernelRelease: string, major: number, minor: number): boolean {
   const [first = 0, second = 0] = kernelRelease.split(".").map((part) => Number.parseInt(part, 10));

@@ -1,4 +1,4 @@
-/** Meters that other processes run: how they are found, and read. */
+/** Finds and reads the meters that other processes run. */
 import { existsSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { ExitCode, UserError } from "../base/errors.ts";
@@ -10,16 +10,16 @@ import { OBJECT, translate, translated, withFollower } from "./session.ts";
 
 let objectRead: Uint8Array | undefined;
 
-/** The ids of the maps of counters of all meters that run; @throws UserError */
+/** The ids of the maps of counters of all running meters; @throws UserError */
 export function findMeters(): number[] {
   const { findCounters } = loadAddon();
   return translated([], findCounters);
 }
 
 /**
- * The meter that is meant, of those that were found.
+ * Chooses a meter of those that were found.
  *
- * @param mapId of its map of counters; undefined for the only meter there is
+ * @param mapId of its map of counters; undefined for the only meter
  * @throws UserError where there is none, or more than one
  */
 export function chooseMeter(found: readonly number[], mapId: number | undefined): number {
@@ -41,13 +41,12 @@ export function chooseMeter(found: readonly number[], mapId: number | undefined)
 
 /** A meter that another process runs. */
 export interface RunningMeter extends Meter {
-  /** Whether it was gone when its programs were asked for: its counts are the last ones. */
+  /** Whether it was gone at the last look at its programs: then its counts are the last ones. */
   readonly ended: boolean;
 }
 
 /**
- * Opens a meter that runs in another process, to be read: loads, attaches and changes
- * nothing.
+ * Opens the meter of another process to read it; loads, attaches and changes nothing.
  *
  * @throws UserError where it cannot be read
  */
@@ -80,12 +79,12 @@ export function openRunningMeter(mapId: number, log: (line: string) => void): Ru
       },
     };
   };
-  // For the next one, which may start when the file can be read no more.
+  // Kept for the next meter: by then this process may not be able to read the file.
   if (!objectRead && existsSync(OBJECT)) objectRead = readFileSync(OBJECT);
   return withFollower(mapId, log, follow, objectRead);
 }
 
-/** The programs of a meter that is followed, which may have become others. */
+/** The programs of a followed meter; an agent that starts replaces them. */
 function followed(follower: Follower): ProgramStats[] {
   try {
     return programsOf(follower);

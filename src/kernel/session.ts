@@ -1,4 +1,4 @@
-/** Native work, whose failures become words for the user. */
+/** Runs native work, and turns its failures into messages for the user. */
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
@@ -34,7 +34,7 @@ export function withSession<Result>(
   return withOpen(log, open, use, pins);
 }
 
-/** Opens a follower of the meter that has this map of counters, likewise. */
+/** The same with a follower of the meter that has this map of counters. */
 export function withFollower<Result>(
   mapId: number,
   log: (line: string) => void,
@@ -68,7 +68,7 @@ function withOpen<Opened extends Tables, Result>(
   return translated(complaints, work, pins);
 }
 
-/** False where somebody else has the lock. */
+/** False where another process has the lock. */
 export function lock(tables: Tables, path: string): boolean {
   try {
     tables.lock(path);
@@ -79,7 +79,7 @@ export function lock(tables: Tables, path: string): boolean {
   }
 }
 
-/** Does native work; what the kernel refuses becomes a UserError. */
+/** Does native work; a refusal of the kernel becomes a UserError. */
 export function translated<Result>(
   complaints: readonly string[],
   work: () => Result,
@@ -92,7 +92,7 @@ export function translated<Result>(
   }
 }
 
-/** The errno's name where it cannot. */
+/** Mounts bpffs; returns the errno's name where it cannot. */
 export function mountBpffs(addon: Addon, directory: string): string | undefined {
   try {
     addon.mountBpffs(directory);
@@ -132,7 +132,7 @@ export function translate(
   return explained;
 }
 
-/** The verifier's last word among libbpf's complaints, where it has spoken. */
+/** The verifier's last line among libbpf's warnings, where there is one. */
 function verdictOf(complaints: readonly string[]): string | undefined {
   const end = complaints.findIndex((line) => line.includes("-- END PROG LOAD LOG --"));
   return complaints

@@ -1,18 +1,18 @@
-/** Names of accounts, asked for once in a while rather than at every read. */
+/** Names of accounts: asked for once in a while, not at every read. */
 
 const KEEP_MS = 600_000;
-// Asking can mean to ask a directory service that does not answer. So waiting for it may take
-// a twentieth of the time, and at once no more than this, in milliseconds.
+// The answer may come from a directory service that hangs. So waiting may take a twentieth of
+// the time, and no more than this at once, in milliseconds.
 const WAIT_MAX_MS = 100;
 const MAX_WAIT_SHARE = 1 / 20;
 
 /**
- * A function from a user's number to the account's name, or to the number in digits
- * where there is no account. An answer is kept for ten minutes. Where nobody can tell, or
- * there is no answer yet, it is the last one, or digits.
+ * Returns a function from a user's number to the account's name, or to the number in digits
+ * where there is no account. An answer is kept for ten minutes. Where the service fails, or
+ * has not answered yet, the function returns the last answer, or digits.
  *
  * @param look asks for a name, null where there is none, and waits for it for so many
- *   milliseconds; undefined where it has to be asked again; throws where nobody can tell
+ *   milliseconds; undefined where it has to be asked again; throws where the service fails
  * @param now milliseconds, monotonic
  */
 export function userNames(
@@ -30,7 +30,7 @@ export function userNames(
     last = start;
     const before = entry?.name ?? `${uid}`;
     try {
-      // Who has a name to show need not wait for the next.
+      // Where there is a name to show, it need not wait for the next one.
       const found = look(uid, entry ? 0 : Math.max(0, Math.floor(credit)));
       if (found === undefined) return before;
       const name = found ?? `${uid}`;

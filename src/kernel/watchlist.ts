@@ -1,4 +1,4 @@
-/** The list of watched commands of a meter that runs in another process. */
+/** The list of watched commands of another process's meter. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ExitCode, UserError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
@@ -9,7 +9,7 @@ import { lock, translated, withFollower } from "./session.ts";
 
 const LOCK = "/run/execve-counter.lock";
 
-/** Programs started, by watched name. */
+/** Execs by watched name. */
 export function list(mapId: number | undefined, log: Log): Map<string, bigint> {
   const counters = openLiveCounters(mapId, log.debug);
   try {
@@ -20,13 +20,13 @@ export function list(mapId: number | undefined, log: Log): Map<string, bigint> {
 }
 
 /**
- * Counts these names too, from 0; what is watched already keeps its count.
+ * Counts these names too, from 0; a name that is watched already keeps its count.
  *
  * @throws UserError where there is no room for all of them; none is added then
  */
 export function add(names: readonly string[], mapId: number | undefined, log: Log): Promise<void> {
   return edit(mapId, log, (counters) => {
-    // Also for the sake of keys that somebody else has just removed.
+    // Another process may just have removed keys.
     counters.settle();
     const added: string[] = [];
     try {
@@ -43,7 +43,7 @@ export function add(names: readonly string[], mapId: number | undefined, log: Lo
 }
 
 /**
- * Counts these names no more.
+ * Stops counting these names.
  *
  * @throws UserError where one is not watched; the others are removed
  */
@@ -58,14 +58,14 @@ export function remove(
     if (missing.length > 0) {
       throw new UserError(
         `not watched: ${missing.map(printable).join(", ")}`,
-        "execve-counter watch list shows what is",
+        "execve-counter watch list shows the watched names",
         ExitCode.failed,
       );
     }
   });
 }
 
-/** Edits alone: a key must not come between another's removal and the wait after it. */
+/** One edit at a time: no insertion may come between another's removal and the wait after it. */
 async function edit(
   mapId: number | undefined,
   log: Log,
@@ -89,13 +89,13 @@ async function edit(
   }
 }
 
-/** The counters of a meter that runs in another process. */
+/** The counters of another process's meter. */
 interface LiveCounters {
   readonly mapId: number;
-  /** Locks a file that all who edit use, until this is closed; false where another has it. */
+  /** Locks the file that all editors use, until this is closed; false where another has the lock. */
   lock(path: string): boolean;
   read(): [key: string, value: bigint][];
-  /** Waits until no program can add any more to a key that is gone by now. */
+  /** Waits until no program can still add to a key that is gone by now. */
   settle(): void;
   /** Puts a key there at 0; false where it is there, and keeps its count. */
   insert(key: string): boolean;
@@ -107,7 +107,7 @@ interface LiveCounters {
 /**
  * Finds the running meter.
  *
- * @param mapId of its map of counters; undefined for the only meter there is
+ * @param mapId of its map of counters; undefined for the only meter
  * @throws UserError where there is none, more than one, or no permission to look
  */
 function openLiveCounters(mapId: number | undefined, log: (line: string) => void): LiveCounters {

@@ -6,7 +6,7 @@ import { printable } from "../base/text.ts";
 import type { Label } from "../counts/labels.ts";
 import { History, Rates } from "../counts/rates.ts";
 import type { Snapshot } from "../counts/snapshot.ts";
-import { type Attempts, type Meter, openKernel } from "../kernel/meter.ts";
+import { type Attempts, type Meter, openOwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
 import { chooseMeter, findMeters, openRunningMeter, type RunningMeter } from "../kernel/running.ts";
 import type { Moment } from "./frame.ts";
@@ -72,7 +72,7 @@ export class Source {
       }
       notices.push(seen);
     }
-    const meter = openKernel({
+    const meter = openOwnMeter({
       attempts,
       // With --attempts off no other system call may take longer.
       failures: attempts !== "off",

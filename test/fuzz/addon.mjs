@@ -80,7 +80,7 @@ const OPTIONS = {
   flags: optional(argument(fc.subarray(FLAGS), areFlags)),
   rows: optional(argument(fc.constantFrom(2, 16, 4096), (rows) => isU32(rows) && rows >= 2)),
   pins: optional(argument(fc.constant(PINS), (pins) => isText(pins) && pins !== "")),
-  adopt: optional(argument(fc.constantFrom(false, false, false, true), isBoolean)),
+  reuse: optional(argument(fc.constantFrom(false, false, false, true), isBoolean)),
 };
 const known = each(OPTIONS, ({ value }) => value);
 const record = (options) => fc.record(options, { requiredKeys: ["programs", "flags", "pins"] });
@@ -96,7 +96,7 @@ const options = {
     Object.keys(given).every(
       (name) => OPTIONS[name] && fitting(OPTIONS[name], given[name], values[name]),
     ) &&
-    !(given.adopt && given.pins === undefined),
+    !(given.reuse && given.pins === undefined),
 };
 
 /**
@@ -239,7 +239,7 @@ function construction(Class, ...more) {
       { value: fc.constantFrom(Class, class extends Class {}, Object), fits: () => true },
       ...more,
     ],
-    fails: (_, [file]) => (file !== OBJECT && /^open$/) || (more.length > 0 && /^adopt$/),
+    fails: (_, [file]) => (file !== OBJECT && /^open$/) || (more.length > 0 && /^open_by_id$/),
     right: () => true,
   };
 }

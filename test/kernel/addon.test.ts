@@ -253,12 +253,12 @@ test("an object file is the same by its path and as it was read", () => {
   }
 });
 
-test("what is no map of counters is not adopted", () => {
+test("a map of another kind is not opened as counters", () => {
   const execs = mapOf(loadedSession(), "execs");
   const { EINVAL, ENOENT } = constants.errno;
-  expect(thrown(() => newFollower(execs))).toMatchObject({ step: "adopt", errno: EINVAL });
+  expect(thrown(() => newFollower(execs))).toMatchObject({ step: "open_by_id", errno: EINVAL });
   const none = thrown(() => newFollower(2 ** 32 - 1));
-  expect(none).toMatchObject({ step: "adopt", subject: "", errno: ENOENT });
+  expect(none).toMatchObject({ step: "open_by_id", subject: "", errno: ENOENT });
   for (const id of [undefined, "1", -1, 1.5, 2 ** 32, Number.NaN, 1n]) {
     expect(thrown(() => newFollower(id as number))).toMatchObject(TYPE);
   }
@@ -419,7 +419,7 @@ test("load checks its options, and happens once", () => {
     ...["command", [1], ["pid"], [undefined], null].map((flags) => ({ programs: ALL, flags })),
     ...[0, 1, -1, 2.5, 2 ** 32, "16", null].map((rows) => ({ programs: ALL, rows })),
     ...["", 1, null, {}].map((pins) => ({ programs: ALL, pins })),
-    ...[1, "true", null, {}, true].map((adopt) => ({ programs: ALL, adopt })),
+    ...[1, "true", null, {}, true].map((reuse) => ({ programs: ALL, reuse })),
     ...[{ program: ALL }, { Flags: [] }, { row: undefined }].map((odd) => ({
       programs: ALL,
       ...odd,
@@ -430,7 +430,7 @@ test("load checks its options, and happens once", () => {
       `${options}`,
     ).toMatchObject(TYPE);
   }
-  const unset = { flags: undefined, rows: undefined, pins: undefined, adopt: undefined };
+  const unset = { flags: undefined, rows: undefined, pins: undefined, reuse: undefined };
   session.load({ programs: ["count_exec"], ...unset });
   expect(session.programs().map(({ name }) => name)).toEqual(["count_exec"]);
   expect(thrown(() => session.load({ programs: ALL }))).toMatchObject(STATE);

@@ -206,7 +206,7 @@ test("without attempts failures are followed too, and the flags are not those of
     const other = result(process.execPath, ["dist/cli.js", "--failures", "--pin", pins]);
     expect(other.status).toBe(1);
     expect(other.stderr).toContain(
-      "counts with --attempts off; asked for is --attempts tracepoint",
+      "were started with --attempts off; this start asks for --attempts tracepoint",
     );
   } finally {
     result(process.execPath, ["dist/cli.js", "unpin", pins]);

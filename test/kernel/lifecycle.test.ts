@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { describe, expect, test } from "vitest";
 import { run } from "../../src/agent/agent.ts";
-import { type KernelOptions, openKernel } from "../../src/kernel/meter.ts";
+import { type MeterOptions, openOwnMeter } from "../../src/kernel/meter.ts";
 import { projectPath } from "../support/files.ts";
 import {
   BPFTOOL,
@@ -21,7 +21,7 @@ import {
 
 const ALL = { prog: 3, map: 7, link: 3 };
 
-const OPTIONS: KernelOptions = {
+const OPTIONS: MeterOptions = {
   attempts: "tracepoint",
   failures: true,
   by: ["command", "user", "container"],
@@ -176,14 +176,14 @@ test("lines that stdout does not take are left out, and the next one covers thei
 
 test("a start that fails half-way leaves nothing loaded in the process", () => {
   const watch = Array.from({ length: 4095 }, (_, i) => `${i}`);
-  expect(() => openKernel({ ...OPTIONS, watch })).toThrow("no room");
+  expect(() => openOwnMeter({ ...OPTIONS, watch })).toThrow("no room");
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });
 
 test("100 starts and stops leak no file descriptor", async () => {
-  openKernel(OPTIONS).close();
+  openOwnMeter(OPTIONS).close();
   const before = readdirSync("/proc/self/fd").length;
-  for (let i = 0; i < 100; i++) openKernel(OPTIONS).close();
+  for (let i = 0; i < 100; i++) openOwnMeter(OPTIONS).close();
   expect(readdirSync("/proc/self/fd").length).toBe(before);
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
 });

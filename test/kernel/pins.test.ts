@@ -205,30 +205,27 @@ test("a second agent on the same pins is refused, and the first goes on", async 
 });
 
 test.each([
-  [["--failures", "--by", "user"], "--by command; asked for is --by user"],
-  [["--failures"], "--by command; asked for is no --by"],
-  [[...FLAGS, "--max-series", "16"], "--max-series 1024; asked for is --max-series 16"],
+  [["--failures", "--by", "user"], "--by command; this start asks for --by user"],
+  [["--failures"], "--by command; this start asks for no --by"],
+  [[...FLAGS, "--max-series", "16"], "--max-series 1024; this start asks for --max-series 16"],
   [
     ["--by", "command,user", "--max-series", "17"],
-    "--failures, --by command, --max-series 1024; asked for is no --failures, --by command,user, --max-series 17",
+    "--failures, --by command, --max-series 1024; this start asks for no --failures, --by command,user, --max-series 17",
   ],
-  [[...FLAGS, "--attempts", "raw"], "--attempts tracepoint; asked for is --attempts raw"],
-  [[...FLAGS, "--attempts", "off"], "--attempts tracepoint; asked for is --attempts off"],
-])(
-  "what was pinned with other flags is not adopted, and it says which: %j",
-  async (flags, said) => {
-    await (await start()).stop();
-    const before = contents(pins);
-    const stderr = refused(...flags);
-    expect(stderr).toContain(`what is pinned in ${pins} counts with ${said}\n`);
-    expect(stderr).toContain(
-      `start with what it counts with, or give its counts up: execve-counter unpin ${pins}\n`,
-    );
-    expect(contents(pins)).toEqual(before);
-    sh(STORM, ["spawn", "1", "23", join(directory, program)]);
-    expect((await counts(await start())).runs).toBe(23);
-  },
-);
+  [[...FLAGS, "--attempts", "raw"], "--attempts tracepoint; this start asks for --attempts raw"],
+  [[...FLAGS, "--attempts", "off"], "--attempts tracepoint; this start asks for --attempts off"],
+])("what was pinned with other flags is not reused, and it says which: %j", async (flags, said) => {
+  await (await start()).stop();
+  const before = contents(pins);
+  const stderr = refused(...flags);
+  expect(stderr).toContain(`the counts pinned in ${pins} were started with ${said}\n`);
+  expect(stderr).toContain(
+    `start with those flags, or end those counts: execve-counter unpin ${pins}\n`,
+  );
+  expect(contents(pins)).toEqual(before);
+  sh(STORM, ["spawn", "1", "23", join(directory, program)]);
+  expect((await counts(await start())).runs).toBe(23);
+});
 
 test("pins that fell back to the raw hook stay with it", async () => {
   await (await start([...FLAGS, "--attempts", "raw"])).stop();
@@ -240,7 +237,7 @@ test("pins that fell back to the raw hook stay with it", async () => {
 
 test.each([
   ["v1", "was pinned by another version"],
-  ["something", "is not ours"],
+  ["something", "does not belong to execve-counter"],
 ])("beside %s nothing is pinned, and it stays", (name, why) => {
   mkdirSync(pins, { mode: 0o700 });
   mkdirSync(join(pins, name));
@@ -317,7 +314,7 @@ test("no link on the way is followed, to pin or to unpin", async () => {
   expect(contents(pins)).toContain("v2/execs");
 });
 
-test("a pinned map of another kind is not adopted, whatever it is called", async () => {
+test("a pinned map of another kind is not reused, whatever its name", async () => {
   await (await start()).stop();
   for (const [name, type, key, value, entries] of [
     ["execve_counter", "hash", 64, 8, 10],
@@ -330,7 +327,7 @@ test("a pinned map of another kind is not adopted, whatever it is called", async
     const shape = ["type", type, "key", key, "value", value, "entries", entries, "name", "execs"];
     sh(BPFTOOL, ["map", "create", path, ...shape.map(String)]);
     inItsPlace(path, () => {
-      expect(refused(...FLAGS)).toMatch(/is not what this meter would pin/);
+      expect(refused(...FLAGS)).toMatch(/does not match this version/);
     });
   }
   await start();
@@ -347,7 +344,7 @@ test("a pinned map of another kind is not adopted, whatever it is called", async
   }
 });
 
-test("an entry that calls another program's slot is not adopted", async () => {
+test("an entry that calls another program's slot is not reused", async () => {
   await (await start()).stop();
   const [one, two] = ["enter_count_execve", "enter_count_execveat"].map((name) =>
     join(pins, "v2", name),
@@ -355,7 +352,7 @@ test("an entry that calls another program's slot is not adopted", async () => {
   sh("mv", [one, `${pins}-x`]);
   sh("mv", [two, one]);
   sh("mv", [`${pins}-x`, two]);
-  expect(refused(...FLAGS)).toContain("enter_count_execve is not what this meter would pin");
+  expect(refused(...FLAGS)).toContain("the pin enter_count_execve does not match this version");
 });
 
 test("a directory that others can change is not used", () => {
@@ -374,7 +371,7 @@ test("root removes what another user pinned, but nothing that is not that user's
   chownSync(pins, 65534, 65534);
   const { status, stderr } = unpin();
   expect(status).toBe(1);
-  expect(stderr).toContain(`${join(pins, "v2")} is not ours`);
+  expect(stderr).toContain(`${join(pins, "v2")} does not belong to execve-counter`);
   chownSync(join(pins, "v2"), 65534, 65534);
   expect(unpin().status).toBe(0);
   expect(existsSync(pins)).toBe(false);
@@ -394,7 +391,7 @@ test("a directory that is no bpffs is refused", () => {
 test("a name with a dot, which the kernel takes in no bpffs, is refused as such", () => {
   for (const dotted of [`${pins}.d`, `${pins}/a.b/c`]) {
     const stderr = failed([process.execPath, CLI, "--no-web", "--pin", dotted]);
-    expect(stderr).toContain(`${dotted} cannot be in a bpffs: the kernel takes no dot`);
+    expect(stderr).toContain(`${dotted} cannot be in a bpffs: the kernel allows no dot`);
     expect(existsSync(pins)).toBe(false);
   }
 });
@@ -580,7 +577,7 @@ test("a slot that another process gave to another program is a failed read", asy
   );
 });
 
-test("an agent that adopted its links keeps them attached, though another process removes the pins", async () => {
+test("an agent that reuses links keeps them attached, though another process removes the pins", async () => {
   await (await start()).stop();
   const second = await start();
   await until("a word", () => second.stderr.includes("reuses the counts"));
@@ -636,7 +633,7 @@ test("a user who may not look into the directory is told so, and not that nothin
       ]);
       expect({ status, stdout }).toEqual({ status: 3, stdout: "" });
       expect(stderr).toContain(`cannot use ${inside} for pins`);
-      expect(stderr).toContain("to do: run it as the user who owns it");
+      expect(stderr).toContain("to do: run it as the owner of the directory");
     }
   } finally {
     installed.remove();
@@ -653,7 +650,9 @@ test("unpin touches nothing where something is not ours", async () => {
     const before = contents(pins);
     const { status, stderr } = unpin();
     expect(status).toBe(1);
-    expect(stderr).toContain(`${foreign} is not ours, so nothing is pinned or removed there`);
+    expect(stderr).toContain(
+      `${foreign} does not belong to execve-counter: nothing is pinned or removed there`,
+    );
     expect(contents(pins)).toEqual(before);
     rmdirSync(foreign);
   }

@@ -149,7 +149,7 @@ describe("started by root", () => {
     },
   );
 
-  test("pins are adopted and left as ever", async () => {
+  test("pins are reused and left as always", async () => {
     const directory = `/sys/fs/bpf/${uniqueName()}`;
     const flags = ["--pin", directory, "--attempts", "raw"];
     try {
@@ -290,7 +290,7 @@ test("libuv's threads in the kernel, which keep privileges, are refused", async 
   const env = (value: string) => ({ env: { ...process.env, UV_USE_IO_URING: value } });
   const { status, stdout, stderr } = result(process.execPath, [CLI, "--no-web"], env("1"));
   expect(stderr).toBe(
-    `execve-counter: error: Node.js ${process.versions.node} lets the kernel read files for it, by io_uring, with the privileges that it started with\n` +
+    `execve-counter: error: Node.js ${process.versions.node} uses io_uring, through which the kernel reads files with the privileges of its start\n` +
       "execve-counter: error: to do: start it with UV_USE_IO_URING=0, or use Node.js 20.11.1, 21.6.2 or newer\n",
   );
   expect({ status, stdout }).toEqual({ status: 3, stdout: "" });

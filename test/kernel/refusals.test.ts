@@ -151,7 +151,10 @@ describe("the kernel", () => {
   test("with tracefs not mounted, a user who cannot mount it counts by the raw hook", () => {
     const caps = asNobody("bpf", "perfmon", "dac_read_search");
     const wrap = [...inMountNamespace(andRun(HIDE_TRACEFS)), ...caps];
-    expectFallback(check(wrap), "tracefs is not mounted, nor can it be privately (EPERM)");
+    expectFallback(
+      check(wrap),
+      "tracefs is not mounted, and the agent cannot mount it for itself (EPERM)",
+    );
   });
 });
 

@@ -3,13 +3,13 @@ import { OTHER_UID } from "../../../src/counts/abi.ts";
 import type { Label } from "../../../src/counts/labels.ts";
 import { distinct } from "../../../src/counts/snapshot.ts";
 import type { Execs, Failures } from "../../../src/kernel/addon.ts";
-import type { Kernel } from "../../../src/kernel/meter.ts";
+import type { OwnMeter } from "../../../src/kernel/meter.ts";
 import { read } from "../../../src/kernel/reader.ts";
 
 type Row = [command: string, uid: number, container: string, count: bigint];
 
-/** A kernel that has counted these execs. */
-function kernel(by: readonly Label[], rows: Row[], changes: Partial<Kernel> = {}): Kernel {
+/** A meter that has counted these execs. */
+function meter(by: readonly Label[], rows: Row[], changes: Partial<OwnMeter> = {}): OwnMeter {
   const execs: Execs = {
     commands: rows.map(([command]) => command),
     uids: Uint32Array.from(rows.map(([, uid]) => uid)),
@@ -35,7 +35,7 @@ function kernel(by: readonly Label[], rows: Row[], changes: Partial<Kernel> = {}
     readFailures: () => undefined,
     userName: (uid) => (uid === 0 ? "root" : uid < 1000 ? "daemon" : `${uid}`),
     programs: () => [],
-    adopted: false,
+    reused: false,
     pinsOutlive: undefined,
     close: () => {},
     discard: () => {},
@@ -49,7 +49,7 @@ const OTHER: Row = ["", OTHER_UID, "", 5n];
 
 test("rows get names, and the row of all others is called that in every label", () => {
   const rows: Row[] = [["sh", 0, "", 2n], OTHER, ["sh", 4242, "ab", 3n]];
-  const { execs, execsBy } = read(kernel(["command", "user", "container"], rows));
+  const { execs, execsBy } = read(meter(["command", "user", "container"], rows));
   expect(execs).toBe(10n);
   expect(execsBy).toEqual([
     { labels: { command: "sh", user: "root", container: "" }, uid: 0, count: 2n },
@@ -61,13 +61,13 @@ test("rows get names, and the row of all others is called that in every label", 
 test("rows that look the same are one, and their sum stays", () => {
   // Two users of one name, a program called other, and a name that is no UTF-8, twice.
   const rows: Row[] = [["\ufffd", 1, "", 1n], ["\ufffd", 2, "", 2n], OTHER, ["other", 0, "", 4n]];
-  const byCommand = read(kernel(["command"], rows));
+  const byCommand = read(meter(["command"], rows));
   expect(byCommand.execsBy).toEqual([
     { labels: { command: "\ufffd" }, count: 3n },
     { labels: { command: "other" }, count: 9n },
   ]);
   // To be found again by their numbers, users stay apart until they are shown.
-  const byUser = read(kernel(["command", "user"], rows)).execsBy;
+  const byUser = read(meter(["command", "user"], rows)).execsBy;
   expect(byUser.map(({ uid }) => uid)).toEqual([1, 2, OTHER_UID, 0]);
   expect(distinct(byUser)).toEqual([
     { labels: { command: "\ufffd", user: "daemon" }, uid: 1, count: 3n },
@@ -75,7 +75,7 @@ test("rows that look the same are one, and their sum stays", () => {
     byUser[3],
   ]);
   const alike: Row[] = [["\ufffd", 1, "", 1n], OTHER, ["\ufffd", 1, "", 2n]];
-  expect(read(kernel(["command", "user"], alike)).execsBy.map(({ count }) => count)).toEqual([
+  expect(read(meter(["command", "user"], alike)).execsBy.map(({ count }) => count)).toEqual([
     3n,
     5n,
   ]);
@@ -83,7 +83,7 @@ test("rows that look the same are one, and their sum stays", () => {
 
 test("without labels all rows are one", () => {
   const rows: Row[] = [OTHER, ["", 0, "", 7n]];
-  expect(read(kernel([], rows)).execsBy).toEqual([{ labels: {}, count: 12n }]);
+  expect(read(meter([], rows)).execsBy).toEqual([{ labels: {}, count: 12n }]);
 });
 
 test("a count is exact beyond 2^53, and names are asked for only where they are shown", () => {
@@ -91,13 +91,13 @@ test("a count is exact beyond 2^53, and names are asked for only where they are 
   const never = () => {
     throw new Error("nobody wants names");
   };
-  expect(read(kernel(["command"], rows, { userName: never })).execs).toBe(2n ** 63n + 5n);
+  expect(read(meter(["command"], rows, { userName: never })).execs).toBe(2n ** 63n + 5n);
 });
 
 test("execs that the kernel skipped are in the total, and in the row of all others", () => {
   const count_exec = { name: "count_exec", hook: "", id: 1, runCount: 0n, runTime: 0n, misses: 4n };
   const rows: Row[] = [["sh", 0, "", 2n], OTHER];
-  const { execs, execsBy } = read(kernel(["command"], rows, { programs: () => [count_exec] }));
+  const { execs, execsBy } = read(meter(["command"], rows, { programs: () => [count_exec] }));
   expect(execs).toBe(11n);
   expect(execsBy.map(({ count }) => count)).toEqual([2n, 9n]);
 });
@@ -105,19 +105,19 @@ test("execs that the kernel skipped are in the total, and in the row of all othe
 test("missed runs that the total of execs includes are not shown as missed too", () => {
   const count_exec = { name: "count_exec", hook: "", id: 1, runCount: 0n, runTime: 0n, misses: 4n };
   const off = { attempts: false, headlineProgram: "count_exec", programs: () => [count_exec] };
-  const { execs, missed } = read(kernel([], [OTHER], off));
+  const { execs, missed } = read(meter([], [OTHER], off));
   expect({ execs, missed }).toEqual({ execs: 9n, missed: 0n });
 });
 
 test("it is an error when a key or the row of all others is gone", () => {
-  expect(() => read(kernel(["user"], [["sh", 0, "", 2n]]))).toThrow("gone from the map execs");
+  expect(() => read(meter(["user"], [["sh", 0, "", 2n]]))).toThrow("gone from the map execs");
   const gone = { readCounters: (): [string, bigint][] => [["execve_counter", 1n]] };
-  expect(() => read(kernel([], [OTHER], gone))).toThrow("execveat_counter is gone");
+  expect(() => read(meter([], [OTHER], gone))).toThrow("execveat_counter is gone");
 });
 
 test("failures have every errno that the manual names, and those that happened", () => {
   const { failures } = read(
-    kernel([], [OTHER], {
+    meter([], [OTHER], {
       readFailures: () => ended(["execve", 2, 3n], ["execveat", 513, 1n], ["execve", 0, 4n]),
     }),
   );
@@ -132,7 +132,7 @@ test("calls that end in the middle of a read are among its attempts", () => {
   // Between two looks at the kernel a call is made, and fails.
   let calls = 0n;
   const { execs, failures, attempts } = read(
-    kernel([], [["", OTHER_UID, "", 0n]], {
+    meter([], [["", OTHER_UID, "", 0n]], {
       readFailures: () => ended(["execve", 2, ++calls]),
       readCounters: () => [
         ["execve_counter", ++calls],
