@@ -162,6 +162,7 @@ ADDON_SOURCES := $(wildcard native/*) bpf/execve_counter.h binding.gyp
 GYP := MAKEFLAGS= node_modules/.bin/node-gyp configure build $(NODE_DIR) $(if $(Q),--loglevel=error >/dev/null)
 $(ADDON): $(ADDON_SOURCES) node_modules/.package-lock.json
 	$(note) GYP $@
+	$(if $(NODE_DIR),,$(Q)$(call missing,the headers of Node.js beside it (Debian's libnode-dev has its own)))
 	$(Q)pkg-config --exists --print-errors 'libbpf >= 1.0' || \
 		{ echo 'libbpf 1.0 or newer is needed: Debian 12, Ubuntu 24.04 or newer have it'; exit 1; }
 	$(Q)$(GYP)

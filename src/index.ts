@@ -7,7 +7,12 @@ import type { Log } from "./base/log.ts";
 import { requireLabels, requireName, requireRows } from "./counts/choices.ts";
 import type { Label } from "./counts/labels.ts";
 import type { Snapshot } from "./counts/snapshot.ts";
-import { type Attempts, type Meter as KernelMeter, openOwnMeter } from "./kernel/meter.ts";
+import {
+  type Attempts,
+  type Meter as KernelMeter,
+  noticesOf,
+  openOwnMeter,
+} from "./kernel/meter.ts";
 import { read } from "./kernel/reader.ts";
 import { chooseMeter, findMeters, openRunningMeter } from "./kernel/running.ts";
 import { add, remove } from "./kernel/watchlist.ts";
@@ -56,6 +61,8 @@ export interface Meter {
   readonly map: number;
   /** When its counts began. */
   readonly startTime: Date;
+  /** How it counts otherwise than asked for, or may not be exact: a sentence each. */
+  readonly notices: readonly string[];
   /** Whether another process ran it and has ended; then read() returns its last counts. */
   readonly ended: boolean;
   /** The counts at this moment; @throws UserError where the kernel refuses */
@@ -64,12 +71,15 @@ export interface Meter {
   watch(...names: string[]): Promise<void>;
   /** Stops watching these commands; rejects with a UserError where one is not watched. */
   unwatch(...names: string[]): Promise<void>;
-  /** Ends the counting of a meter of your own that is not pinned; only closes any other. */
+  /**
+   * Ends the counting of a meter of your own that is not pinned; only closes any other. Every
+   * other method fails from then on; closing again does nothing.
+   */
   close(): void;
 }
 
 const OPTIONS = ["attempts", "by", "failures", "maxSeries", "pin", "watch", "log"];
-const ATTEMPTS: readonly string[] = ["tracepoint", "raw", "off"] satisfies Attempts[];
+const ATTEMPTS: readonly unknown[] = ["tracepoint", "raw", "off"] satisfies Attempts[];
 
 /**
  * Loads the programs and counts from now on; or, given a map, opens a meter that another process
@@ -79,24 +89,34 @@ const ATTEMPTS: readonly string[] = ["tracepoint", "raw", "off"] satisfies Attem
  */
 export function openMeter(options: MeterOptions | RunningMeterOptions = {}): Meter {
   const { log = () => {} } = options;
+  if (typeof log !== "function") throw wrong("log", log, "give a function, or leave it out");
   if ("map" in options) {
     requireKnown(options, ["map", "log"]);
-    const map = chooseMeter(findMeters(), options.map);
-    return opened(openRunningMeter(map, log), log);
+    const { map } = options;
+    if (!Number.isInteger(map)) throw wrong("map", map, "give one of findMeters()");
+    return opened(openRunningMeter(chooseMeter(findMeters(), map), log), [], log);
   }
   requireKnown(options, OPTIONS);
-  const { attempts = "tracepoint", by = [], failures = false, maxSeries = 1024 } = options;
+  const { attempts = "tracepoint", by = [], failures = false, maxSeries = 1024, pin } = options;
   if (!ATTEMPTS.includes(attempts)) {
     throw wrong("attempts", attempts, `give any of ${ATTEMPTS.join(", ")}`);
   }
-  if (options.pin === "") throw wrong("pin", "", "give a directory, or leave it out");
+  if (typeof failures !== "boolean") throw wrong("failures", failures, "give true or false");
+  if (pin !== undefined && (typeof pin !== "string" || pin === "")) {
+    throw wrong("pin", pin, "give a directory, or leave it out");
+  }
   const meter = openOwnMeter({
-    ...{ attempts, failures, pin: options.pin, log },
-    by: requireLabels("by", by),
+    ...{ attempts, failures, pin, log },
+    by: requireLabels("by", requireStrings("by", by)),
     maxSeries: requireRows("maxSeries", maxSeries),
-    watch: (options.watch ?? []).map(requireName),
+    watch: requireStrings("watch", options.watch ?? []).map(requireName),
   });
-  return opened(meter, log);
+  return opened(meter, noticesOf(meter), log);
+}
+
+function requireStrings(choice: string, given: unknown): string[] {
+  if (Array.isArray(given) && given.every((each) => typeof each === "string")) return given;
+  throw wrong(choice, given, "give an array of strings");
 }
 
 function requireKnown(options: object, known: readonly string[]): void {
@@ -104,18 +124,32 @@ function requireKnown(options: object, known: readonly string[]): void {
   if (unknown) throw wrong("an option", unknown, `give any of ${known.join(", ")}`);
 }
 
-function opened(meter: KernelMeter & { ended?: boolean }, log: (line: string) => void): Meter {
+function opened(
+  meter: KernelMeter & { ended?: boolean },
+  notices: readonly string[],
+  log: (line: string) => void,
+): Meter {
   const map = meter.countersMap.id;
   const all: Log = { debug: log, info: log, warn: log, error: log };
+  let open = true;
+  const whileOpen = <Result>(work: () => Result): Result => {
+    if (!open) throw new Error("the meter is closed");
+    return work();
+  };
+  const names = (given: unknown) => requireStrings("names", given).map(requireName);
   return {
     map,
     startTime: meter.startTime,
+    notices,
     get ended() {
       return meter.ended ?? false;
     },
-    read: () => read(meter),
-    watch: async (...names) => add(names.map(requireName), map, all),
-    unwatch: async (...names) => remove(names.map(requireName), map, all),
-    close: () => meter.close(),
+    read: () => whileOpen(() => read(meter)),
+    watch: async (...given) => whileOpen(() => add(names(given), map, all)),
+    unwatch: async (...given) => whileOpen(() => remove(names(given), map, all)),
+    close() {
+      if (open) meter.close();
+      open = false;
+    },
   };
 }

@@ -7,7 +7,7 @@ import { printable } from "../base/text.ts";
 import { VERSION } from "../base/version.ts";
 import { type Snapshot, toPlain } from "../counts/snapshot.ts";
 import type { Web } from "../http/server.ts";
-import { type MeterOptions, type OwnMeter, openOwnMeter } from "../kernel/meter.ts";
+import { type MeterOptions, noticesOf, openOwnMeter } from "../kernel/meter.ts";
 import { planRestriction } from "../kernel/privileges.ts";
 import { read } from "../kernel/reader.ts";
 import { type Format, format } from "./lines.ts";
@@ -54,7 +54,7 @@ export async function run(
     ];
     const what = counted.length > 0 ? `${counted.join(", ")} and execs` : "execs";
     log.info(`${VERSION} counts ${what} on this host; map ${name}, id ${id}`);
-    warnOf(meter, log);
+    for (const notice of noticesOf(meter)) log.warn(notice);
     const source = new Source(meter, log, options.pin);
     if (options.web) {
       web = startWeb(options.web, config, meter, source, log);
@@ -72,11 +72,6 @@ export async function run(
       const since = meter.startTime.toISOString();
       const until = meter.pinsOutlive ? "" : ", as long as its bpffs is mounted";
       log.info(`${what} ${options.pin}; counts since ${since}, also while no agent runs${until}`);
-      if (meter.pinsOutlive === false) {
-        log.warn(
-          `the bpffs of ${options.pin} is mounted in this mount namespace only, and the pins end with that namespace: mount it on the host, and start again`,
-        );
-      }
     }
 
     if (isatty(stdout)) {
@@ -136,18 +131,6 @@ function noteLeftOut(why: string, stdout: number, log: Log): void {
   else if (!isatty(stdout)) log.warn("stdout is not read: lines are left out until it is");
 }
 
-/** Warns of what is not as it was asked for, or not exact. */
-function warnOf(meter: OwnMeter, log: Log): void {
-  if (meter.fallback) {
-    log.warn(`${meter.fallback}: the raw hook counts instead, as with --attempts raw`);
-  }
-  if (!meter.reportsMisses) {
-    log.warn(
-      "this kernel does not report missed runs (Linux 6.7 and newer do); if it is fully preemptible, attempts and failures may be too low",
-    );
-  }
-}
-
 /** Loads, attaches, reads once and returns what would run, as lines. */
 export async function check(options: AgentOptions): Promise<string[]> {
   const log = createLog(options.logLevel);
@@ -157,7 +140,7 @@ export async function check(options: AgentOptions): Promise<string[]> {
   // Not pinned, so that --check works beside a running meter.
   const meter = openOwnMeter({ ...options, pin: undefined, log: log.debug });
   try {
-    warnOf(meter, log);
+    for (const notice of noticesOf(meter)) log.warn(notice);
     const now = read(meter);
     const row = (title: string, text: string) => title.padEnd(10) + text;
     return [

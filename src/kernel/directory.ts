@@ -36,6 +36,7 @@ export class Directory {
   /** For messages only. */
   readonly path: string;
   readonly #fd: number;
+  #open = true;
 
   constructor(path: string, at: string = path) {
     this.path = path;
@@ -76,8 +77,10 @@ export class Directory {
     return statfsSync(this.at()).type === BPFFS_MAGIC;
   }
 
+  /** Once: by a second time the number may belong to another file. */
   close(): void {
-    closeSync(this.#fd);
+    if (this.#open) closeSync(this.#fd);
+    this.#open = false;
   }
 }
 
@@ -105,12 +108,13 @@ export function descend(path: string): Place & { missing: string[] } {
       ExitCode.unable,
     );
   }
-  const place: Place = { parent: new Directory("/"), top: new Directory("/"), name: "." };
+  const root = new Directory("/");
+  const place: Place = { parent: root, top: root, name: "." };
   const missing = path.split("/").filter((name) => name !== "");
   try {
     for (let name = missing[0]; name !== undefined; name = missing[0]) {
       const next = place.top.enter(name);
-      place.parent.close();
+      if (place.parent !== place.top) place.parent.close();
       Object.assign(place, { parent: place.top, top: next, name });
       missing.shift();
     }
@@ -154,7 +158,7 @@ export function makePlace(
     for (const name of missing) {
       mkdirSync(place.top.at(name), { mode: 0o700 });
       const next = place.top.enter(name);
-      place.parent.close();
+      if (place.parent !== place.top) place.parent.close();
       place = { parent: place.top, top: next, name };
     }
     return { ...place, made: missing.length > 0, mounted };

@@ -8,5 +8,7 @@
  */
 export function lockdownMode(read: (path: string) => string | undefined): string | undefined {
   const set = /\[(\w+)\]/.exec(read("/sys/kernel/security/lockdown") ?? "")?.[1];
-  return set ?? /(?:^|\s)lockdown=(\w+)/.exec(read("/proc/cmdline") ?? "")?.[1];
+  // Where securityfs is mounted, and has no such file, the kernel has no lockdown.
+  if (set !== undefined || read("/sys/kernel/security/lsm") !== undefined) return set;
+  return /(?:^|\s)lockdown=(\w+)/.exec(read("/proc/cmdline") ?? "")?.[1];
 }

@@ -72,6 +72,8 @@ export interface OwnMeter extends Meter {
   readonly maps: readonly MapInfo[];
   /** Whether it reuses counts that an earlier agent pinned. */
   readonly reused: boolean;
+  /** The directory that it is pinned in. */
+  readonly pin: string | undefined;
   /** Whether the pins outlive this mount namespace; undefined where that is not known. */
   readonly pinsOutlive: boolean | undefined;
   /** Closes, and removes what this start has pinned. */
@@ -187,17 +189,36 @@ function start(
     reportsMisses: reportsTracepointMisses(release()) || hook === "raw" || !(attempts || failures),
     maps: session.maps(),
     reused: pins?.reuse ?? false,
+    pin: options.pin,
     pinsOutlive: pins?.outlive,
     ...(fellBack && { fallback: `${options.pin} was pinned by the raw hook` }),
     close: () => {
-      pins?.close();
       session.close();
+      pins?.close();
     },
     discard: () => {
       pins?.discard();
       session.close();
     },
   };
+}
+
+/** How a meter counts otherwise than it was asked to, or may not be exact: a sentence each. */
+export function noticesOf(meter: OwnMeter): string[] {
+  const { fallback, pin, reportsMisses, pinsOutlive } = meter;
+  return [
+    ...(fallback ? [`${fallback}: the raw hook counts instead, as with --attempts raw`] : []),
+    ...(reportsMisses
+      ? []
+      : [
+          "this kernel does not report missed runs (Linux 6.7 and newer do); if it is fully preemptible, attempts and failures may be too low",
+        ]),
+    ...(pinsOutlive === false
+      ? [
+          `the bpffs of ${pin} is mounted in this mount namespace only, and the pins end with that namespace: mount it on the host, and start again`,
+        ]
+      : []),
+  ];
 }
 
 /** @throws UserError, which names the flags, where the pinned counts were started with others */

@@ -79,8 +79,11 @@ export function preparePins(directory: string, native: Native): Pins {
     try {
       return prepare(place, made, mounted, native);
     } catch (error) {
-      if (made) rmdirSync(place.parent.at(place.name));
-      close(place);
+      try {
+        if (made) rmdirSync(place.parent.at(place.name));
+      } finally {
+        close(place);
+      }
       throw error;
     }
   });
@@ -101,28 +104,33 @@ function prepare(place: Place, made: boolean, mounted: boolean, native: Native):
   }
   if (found.includes(UNFINISHED)) {
     const stock = takeStock(top, UNFINISHED);
-    remove(top, stock);
-    stock.directory.close();
+    try {
+      remove(top, stock);
+    } finally {
+      stock.directory.close();
+    }
   }
   const reuse = found.includes(PIN_VERSION);
   let name = reuse ? PIN_VERSION : UNFINISHED;
   if (!reuse) mkdirSync(top.at(name), { mode: 0o700 });
-  let directory: Directory;
+  let directory: Directory | undefined;
   let programs: string[];
   try {
     directory = top.enter(name);
     // Also where nothing is there, to be sure that a descriptor is left to discard it with.
     programs = programsIn(directory);
   } catch (error) {
+    directory?.close();
     if (!reuse) rmdirSync(top.at(name));
     throw error;
   }
+  const opened = directory;
   const stop = () => {
-    directory.close();
+    opened.close();
     close(place);
   };
   return {
-    path: directory.at(),
+    path: opened.at(),
     reuse,
     programs,
     outlive: outlive(top, mounted),
@@ -134,7 +142,7 @@ function prepare(place: Place, made: boolean, mounted: boolean, native: Native):
     discard() {
       if (!reuse) {
         usable(top.path, () => {
-          remove(top, { directory, name, pins: directory.names() });
+          remove(top, { directory: opened, name, pins: opened.names() });
           if (made) rmdirSync(place.parent.at(place.name));
         });
       }

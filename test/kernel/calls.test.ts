@@ -15,6 +15,7 @@ import {
   STORM,
   sample,
   sh,
+  steady,
   uniqueName,
   until,
 } from "../support/meter.ts";
@@ -59,16 +60,20 @@ function sums({ attempts, execs, failures, checks = 0 }: Counts) {
   };
 }
 
-/** What the work adds to the counts, once every attempt's end is known. */
+/**
+ * What the work adds to the counts, once every attempt's end is known. Execs while the programs
+ * are attached, and those of the kernel itself, have no attempt: before is not always even.
+ */
 async function growth(meter: Meter, work: () => void) {
-  const settled = () =>
+  const even = (reference: number) =>
     until("an even account", async () => {
       const now = sums(await meter.counts());
-      return now.unaccounted === 0 && now;
+      return now.unaccounted === reference && now;
     });
-  const before = await settled();
+  const unaccounted = async () => sums(await meter.counts()).unaccounted;
+  const before = await even(await steady(unaccounted));
   work();
-  const after = await settled();
+  const after = await even(before.unaccounted);
   const grown = { ...after };
   for (const name of Object.keys(before) as (keyof typeof before)[]) grown[name] -= before[name];
   return grown;

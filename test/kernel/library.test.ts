@@ -1,9 +1,11 @@
-import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
+import { closeSync, copyFileSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { projectPath } from "../support/files.ts";
+import { Installation } from "../support/installation.ts";
 import {
+  CLI,
   loadedBy,
   Meter,
   result,
@@ -23,7 +25,11 @@ const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
 const name = uniqueName();
 const program = join(directory, name);
 copyFileSync("/bin/true", program);
-afterAll(() => rmSync(directory, { recursive: true }));
+const installed = new Installation();
+afterAll(() => {
+  rmSync(directory, { recursive: true });
+  installed.remove();
+});
 
 const run = (times: number) => sh(STORM, ["spawn", "1", `${times}`, program]);
 
@@ -32,19 +38,60 @@ test("a meter of one's own counts from now on, and leaves nothing", async () => 
   const loaded = loadedBy("self");
   try {
     expect(findMeters()).toContain(meter.map);
+    const before = meter.read().failures?.execve.get("ENOTDIR") ?? 0n;
+    sh(STORM, ["execve", "1", "23", "/etc/passwd/none"]);
     run(23);
     const { watched, execsBy, by, failures } = meter.read();
     expect(watched.get(name)).toBe(23n);
     expect(execsBy.find(({ labels }) => labels.command === name)?.count).toBe(23n);
     expect(by).toEqual(["command"]);
-    expect(failures?.execve.get("ENOENT")).toBeDefined();
+    expect((failures?.execve.get("ENOTDIR") ?? 0n) - before).toBe(23n);
     expect(meter.ended).toBe(false);
   } finally {
     meter.close();
   }
   expect(loaded.prog.length).toBeGreaterThan(0);
   await untilGone(loaded);
-  expect(() => meter.read()).toThrow("the session is closed");
+  expect(() => meter.read()).toThrow("the meter is closed");
+  await expect(meter.watch(name)).rejects.toThrow("the meter is closed");
+});
+
+test("one that is pinned can be closed twice, and no file of others with it", () => {
+  const pin = `/sys/fs/bpf/${uniqueName()}`;
+  const meter = openMeter({ pin });
+  expect(meter.notices).toEqual([]);
+  meter.close();
+  const files = Array.from({ length: 32 }, () => openSync("/dev/null", "r"));
+  meter.close();
+  for (const file of files) closeSync(file);
+  sh(process.execPath, [CLI, "unpin", pin]);
+});
+
+test("a start that finds damaged pins leaves no descriptor open", () => {
+  const pin = `/sys/fs/bpf/${uniqueName()}`;
+  openMeter({ pin }).close();
+  const link = `${pin}/v2/link_count_exec`;
+  sh("rm", [link]);
+  const open = () => readdirSync("/proc/self/fd").length;
+  expect(() => openMeter({ pin })).toThrow("is damaged");
+  const before = open();
+  for (let i = 0; i < 10; i++) expect(() => openMeter({ pin })).toThrow("is damaged");
+  expect(open()).toBe(before);
+  sh(process.execPath, [CLI, "unpin", pin]);
+});
+
+test("a hook that was not asked for is in its notices", () => {
+  const script = `const { openMeter } = require("execve-counter");
+    const meter = openMeter(); console.log(meter.notices.join()); meter.close();`;
+  const words = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+  const capable = ["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"];
+  const { status, stdout } = result(
+    "setpriv",
+    [...words, ...capable, process.execPath, "--input-type=commonjs", "--eval", script],
+    { cwd: installed.directory },
+  );
+  expect(stdout).toContain("the raw hook counts instead");
+  expect(status).toBe(0);
 });
 
 test("its watch list can be edited", async () => {
@@ -90,6 +137,13 @@ test.each([
   [{ maxSeries: "1024" }, "maxSeries cannot be"],
   [{ watch: ["a/b"] }, "a watched name cannot be"],
   [{ pin: "" }, "pin cannot be"],
+  [{ pin: 5 }, "pin cannot be 5"],
+  [{ failures: "no" }, "failures cannot be"],
+  [{ by: "command" }, "by cannot be"],
+  [{ watch: [5] }, "watch cannot be"],
+  [{ log: "x" }, "log cannot be"],
+  [{ map: null }, "map cannot be null"],
+  [{ map: undefined }, "map cannot be undefined"],
   [{ interval: 5 }, "an option cannot be"],
   [{ map: 0 }, "no meter has the map 0"],
   [{ map: 1, by: [] }, "an option cannot be"],

@@ -25,6 +25,7 @@ function meter(by: readonly Label[], rows: Row[], changes: Partial<OwnMeter> = {
       by,
       reportsMisses: true,
       fallback: undefined,
+      pin: undefined,
     },
     ...{ headlineProgram: "count_execve", maps: [map], countersMap: map, execsMap: map },
     readCounters: () => [

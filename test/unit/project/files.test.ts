@@ -113,7 +113,8 @@ test("every file has a license and a copyright, which are those of LICENSE", () 
 
 test("a file that names its license names the same", () => {
   const heads = texts.flatMap(([path, text]) => {
-    const [, license] = /^\W*SPDX-License-Identifier: (.*?)(?: \*\/)?$/m.exec(text) ?? [];
+    const tag = "SPDX-License-" + "Identifier"; // in two, or reuse lint takes it for one
+    const [, license] = new RegExp(`^\\W*${tag}: (.*?)(?: \\*/)?$`, "m").exec(text) ?? [];
     return license && !path.endsWith(".test.ts") ? [[path, license] as const] : [];
   });
   expect(heads.length).toBeGreaterThan(10);
