@@ -130,11 +130,14 @@ describe("when npx is stopped, what it started stops too", () => {
     });
     try {
       if (typeof when === "number") await sleep(when);
-      else await until("HTTP", () => fetch(`http://${address}/healthz`).catch(() => false), 60_000);
+      // An npx that was killed leaves a lock, which the next one waits for: for a minute.
+      else
+        await until("HTTP", () => fetch(`http://${address}/healthz`).catch(() => false), 200_000);
       child.kill("SIGTERM");
       await once(child, "exit");
       await until("the end of the meter", () => meters(address).length === 0);
     } finally {
+      child.kill("SIGKILL");
       for (const pid of meters(address)) process.kill(Number(pid), "SIGKILL");
     }
   });

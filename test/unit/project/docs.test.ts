@@ -17,6 +17,7 @@ const FOREIGN_FLAGS = {
   "--build-arg": "podman",
   "--global": "npm",
   "--ignore-scripts": "npm",
+  "--yes": "npx",
   "--no-opt": "V8",
   "--now": "systemctl",
   "--provenance": "npm",
