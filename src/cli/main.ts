@@ -315,12 +315,13 @@ function report(error: unknown): number {
     if (error.exitCode === 0) return 0;
     const [, taker] = /too many arguments for '(run|watch)'/.exec(error.message) || [];
     const stray = taker === "run" ? runCommand.args[0] : `watch ${watchCommand.args[0]}`;
+    const asked = program.commands.find((command) => command.name() === process.argv[2]);
     return report(
       new UserError(
         taker
           ? `there is no command ${stray}`
           : error.message.replace(/^error: /, "").replaceAll("\n", " "),
-        "see execve-counter --help",
+        `see execve-counter ${asked ? `${asked.name()} ` : ""}--help`,
         ExitCode.usage,
       ),
     );

@@ -65,6 +65,15 @@ test("--version is package.json's", () => {
   expect(cli("--version")).toEqual({ status: 0, stdout: `${version}\n`, stderr: "" });
 });
 
+test.each([
+  [["--bogus"], "see execve-counter --help"],
+  [["top", "--bogus"], "see execve-counter top --help"],
+  [["watch", "frob"], "see execve-counter watch --help"],
+  [["unpin", "a", "b"], "see execve-counter unpin --help"],
+])("%j names the help of its command", (args, remedy) => {
+  expect(cli(...args).stderr).toContain(`to do: ${remedy}\n`);
+});
+
 test.each([["--help"], ["-h"], ["run", "--help"]])("%s %s lists the flags", (...args) => {
   const { status, stdout, stderr } = cli(...args);
   expect(status).toBe(0);
