@@ -113,7 +113,7 @@ test("that the table is full is said once", async () => {
     const { length } = meter.lines;
     await until("more lines", () => meter.lines.length > length + 10);
     expect(meter.stderr.match(/is full/g)).toHaveLength(1);
-    expect(meter.stderr).toContain("counts as other");
+    expect(meter.stderr).toContain("execs without a row count as other");
   } finally {
     await meter.stop();
   }
