@@ -272,7 +272,7 @@ describe.each(["bullseye", "bookworm", "trixie"])("in a bare %s", (suite) => {
     if (environment.length > 0) {
       const { status, stderr } = run("env", "-u", "UV_USE_IO_URING", program, "--no-web");
       expect(stderr).toMatch(
-        /error: Node.js .* by io_uring, .*\n.*to do: start it with UV_USE_IO_URING=0, .*\n$/,
+        /error: Node.js .* uses io_uring, .*\n.*to do: start it with UV_USE_IO_URING=0, .*\n$/,
       );
       expect(status).toBe(3);
     }
