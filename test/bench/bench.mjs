@@ -130,7 +130,10 @@ async function tool(script, programs) {
   const child = spawn(command, args, { stdio: "ignore" });
   const added = () => bpfPrograms().filter(({ id, name }) => !known.has(id) && programs.test(name));
   for (let i = 0; added().length === 0; i++) {
-    if (i === 100) throw new Error(`${script} has loaded nothing in ten seconds`);
+    if (i === 100) {
+      child.kill("SIGKILL");
+      throw new Error(`${script} has loaded nothing in ten seconds`);
+    }
     await sleep(100);
   }
   await sleep(500);
@@ -183,7 +186,8 @@ async function nsPerStart() {
   const bpftrace = (hook) =>
     other(
       `bpftrace -e '${hook} { @ = count(); @c[comm] = count(); }'`,
-      /^sys_enter_exec|^sched_process_e/,
+      // By the name of its hook, which newer ones put a "tracepoint_sched_" before.
+      /^(tracepoint_sched_)?sched_process_e|^tracepoint_sche$/,
     );
   try {
     const figures = await inTurn(15, {
