@@ -2,7 +2,7 @@
 // because absolute times move from run to run. Needs root and `make build`.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, linkSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, existsSync, linkSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -17,6 +17,8 @@ const { Session } = createRequire(import.meta.url)(path("build/Release/execve_co
 const METER = path("dist/execve_counter.bpf.o");
 const BASELINE = path("build/test/baseline.bpf.o");
 const ALL = ["count_execve", "count_execveat", "count_exec"];
+/** That of libbpf-tools; Debian 13 gives it another name, for bcc has one too. */
+const EXECSNOOP = existsSync("/usr/sbin/execsnoop-libbpf") ? "execsnoop-libbpf" : "execsnoop";
 const STATS = "/proc/sys/kernel/bpf_stats_enabled";
 
 const storm = (...args) =>
@@ -198,7 +200,7 @@ async function nsPerStart() {
       one: measure(["command"], 1),
       hundred: measure(["command"], 100),
       bpftrace: bpftrace("tracepoint:sched:sched_process_exec"),
-      execsnoop: other("execsnoop", /execve/),
+      execsnoop: other(EXECSNOOP, /execve/),
     });
     const { empty, total, command, all, one, hundred, bpftrace: traced, execsnoop } = figures;
     print("ns per exec: empty program", spread(empty, 0));
