@@ -13,6 +13,11 @@ export const PIN_VERSION = "v2";
 export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";
+/**
+ * Is there where a file is the whole watch list: then no other process edits it. The kernel
+ * never looks for this key.
+ */
+export const WATCH_FILE_KEY = "watch_file";
 
 /** The uid in the key of the row that counts execs for which the table had no room. */
 export const OTHER_UID = 0xffff_ffff;

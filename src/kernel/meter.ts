@@ -2,7 +2,14 @@
 import { readFileSync } from "node:fs";
 import { release } from "node:os";
 import { ExitCode, UserError } from "../base/errors.ts";
-import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchKey } from "../counts/abi.ts";
+import {
+  COUNTERS_MAP,
+  EXECS_MAP,
+  EXECVE_KEY,
+  EXECVEAT_KEY,
+  WATCH_FILE_KEY,
+  watchKey,
+} from "../counts/abi.ts";
 import { LABELS, type Label } from "../counts/labels.ts";
 import type { ProgramStats } from "../counts/snapshot.ts";
 import {
@@ -17,6 +24,7 @@ import {
 import { fileOrNothing } from "./capabilities.ts";
 import { type Step, unpinIt } from "./explain.ts";
 import { lockdownMode } from "./lockdown.ts";
+import { type ListChange, watchOnly } from "./ownlist.ts";
 import { type Pins, preparePins, unpin } from "./pins.ts";
 import { reportsTracepointMisses } from "./release.ts";
 import { lock, mountBpffs, translated, withSession } from "./session.ts";
@@ -35,6 +43,11 @@ export interface MeterOptions {
   maxSeries: number;
   /** Command names to count one by one. */
   watch: readonly string[];
+  /**
+   * Whether these are the whole list, which no other process may edit. In reused pins the list
+   * is the old one until watchOnly() is called: by then the start has succeeded.
+   */
+  wholeList?: boolean;
   /** A directory in bpffs to pin everything in; undefined to count only while it is open. */
   pin: string | undefined;
   /** Receives libbpf's messages, a line each. */
@@ -76,6 +89,8 @@ export interface OwnMeter extends Meter {
   readonly pin: string | undefined;
   /** Whether the pins outlive this mount namespace; undefined where that is not known. */
   readonly pinsOutlive: boolean | undefined;
+  /** Makes these names the whole watch list: see ownlist.ts. */
+  watchOnly(names: readonly string[]): ListChange;
   /** Closes, and removes what this start has pinned. */
   discard(): void;
 }
@@ -167,10 +182,13 @@ function start(
     startTime = new Date(session.begin(Date.now()));
     // Another process may just have removed keys.
     if (pins?.reuse) addon.settle();
+    if (pins?.reuse && !options.wholeList) session.remove(WATCH_FILE_KEY);
+    const watched = options.watch.map(watchKey);
+    if (options.wholeList) watched.push(WATCH_FILE_KEY);
     for (const key of [
       // Where these keys are gone from reused pins, so are their counts: the reader says so.
       ...(attempts && !pins?.reuse ? [EXECVE_KEY, EXECVEAT_KEY] : []),
-      ...options.watch.map(watchKey),
+      ...(options.wholeList && pins?.reuse ? [] : watched),
     ]) {
       session.insert(key);
     }
@@ -192,6 +210,7 @@ function start(
     pin: options.pin,
     pinsOutlive: pins?.outlive,
     ...(fellBack && { fallback: `${options.pin} was pinned by the raw hook` }),
+    watchOnly: (names) => translated([], () => watchOnly(session, addon, names)),
     close: () => {
       session.close();
       pins?.close();

@@ -25,10 +25,14 @@ const MAX_ID = 2 ** 32 - 2;
  *
  * @param user a name or a number; root keeps everything. Undefined for nobody where the
  *   process may change its user, else for its present user
- * @param finds whether it goes on to look for programs in the kernel, which takes CAP_SYS_ADMIN
+ * @param need what it goes on to do: "edit" is to edit the watch list, "find" to look for
+ *   programs in the kernel
  * @throws UserError where there is no such user, or where privileges could be regained
  */
-export function planRestriction(user: string | undefined, finds = false): () => string {
+export function planRestriction(
+  user: string | undefined,
+  need: "read" | "edit" | "find" = "read",
+): () => string {
   const { restrict, ...look } = loadAddon();
   const account = (who: string | number) => explained(() => look.account(who));
   const find = (name: string) => {
@@ -62,7 +66,12 @@ export function planRestriction(user: string | undefined, finds = false): () => 
   // Before Linux 5.19 reading a map needs it, unless the sysctl
   // kernel.unprivileged_bpf_disabled is 0, which can change (c8644cd0efe7 in Linux).
   const reads = isAtLeast(release(), 5, 19) ? [] : ["CAP_BPF" as const];
-  const keep = finds ? ["CAP_SYS_ADMIN" as const] : reads;
+  const keep = {
+    read: reads,
+    // To wait between a removal and an insertion it makes a map (Counters::Settle).
+    edit: ["CAP_BPF" as const],
+    find: ["CAP_SYS_ADMIN" as const],
+  }[need];
   return () => {
     try {
       restrict(keep.map(capabilityNumber), become?.uid, become?.gid);

@@ -3,9 +3,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { ExitCode, UserError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { printable } from "../base/text.ts";
-import { watchedCounts, watchKey } from "../counts/abi.ts";
+import { WATCH_FILE_KEY, watchedCounts, watchKey } from "../counts/abi.ts";
+import { isNativeError } from "./addon.ts";
 import { chooseMeter, findMeters } from "./running.ts";
-import { lock, translated, withFollower } from "./session.ts";
+import { lock, translated, withFollower, withSession } from "./session.ts";
 
 const LOCK = "/run/execve-counter.lock";
 
@@ -73,19 +74,50 @@ async function edit(
 ): Promise<void> {
   const counters = openLiveCounters(mapId, log.debug);
   try {
-    for (let attempt = 0; !counters.lock(LOCK); attempt++) {
-      if (attempt === 500) {
-        throw new UserError(
-          "another process has been editing the watch list for ten seconds",
-          `end the one that holds ${LOCK}, and try again`,
-          ExitCode.failed,
-        );
-      }
-      await sleep(20);
+    await turn(() => counters.lock(LOCK));
+    if (counters.isOfFile()) {
+      throw new UserError(
+        `the watch list of the map ${counters.mapId} is that of a file (--watch-file)`,
+        "edit that file: its agent takes the change over within 2 seconds",
+        ExitCode.failed,
+      );
     }
     work(counters);
   } finally {
     counters.close();
+  }
+}
+
+/**
+ * Does work on the list of this process's meter while no other process edits one. A user who
+ * may not lock the file of the editors goes without.
+ */
+export async function inTurn<Result>(log: Log, work: () => Result): Promise<Result> {
+  const session = withSession(log.debug, (session) => session);
+  try {
+    await turn(() => translated([], () => lock(session, LOCK)));
+    return work();
+  } catch (error) {
+    if (!(error instanceof UserError && isNativeError(error.cause))) throw error;
+    if (error.cause.step !== "lock") throw error;
+    log.debug(`${error.message}: edits the watch list without it`);
+    return work();
+  } finally {
+    session.close();
+  }
+}
+
+/** Waits until this process has the lock. */
+async function turn(locks: () => boolean): Promise<void> {
+  for (let attempt = 0; !locks(); attempt++) {
+    if (attempt === 500) {
+      throw new UserError(
+        "another process has been editing the watch list for ten seconds",
+        `end the one that holds ${LOCK}, and try again`,
+        ExitCode.failed,
+      );
+    }
+    await sleep(20);
   }
 }
 
@@ -95,6 +127,8 @@ interface LiveCounters {
   /** Locks the file that all editors use, until this is closed; false where another has the lock. */
   lock(path: string): boolean;
   read(): [key: string, value: bigint][];
+  /** Whether a file is the whole list. */
+  isOfFile(): boolean;
   /** Waits until no program can still add to a key that is gone by now. */
   settle(): void;
   /** Puts a key there at 0; false where it is there, and keeps its count. */
@@ -116,6 +150,7 @@ function openLiveCounters(mapId: number | undefined, log: (line: string) => void
     mapId: id,
     lock: (path) => translated([], () => lock(follower, path)),
     read: () => translated([], () => follower.readCounters()),
+    isOfFile: () => translated([], () => follower.lookup(WATCH_FILE_KEY)) !== undefined,
     settle: () => translated([], () => addon.settle()),
     insert: (key) => translated([], () => follower.insert(key)),
     remove: (key) => translated([], () => follower.remove(key)),

@@ -24,7 +24,7 @@ export async function top(options: TopOptions, stop: Promise<void>, stdout: numb
   const log = createLog(options.logLevel);
   const source = new Source(options, log);
   try {
-    const restrict = planRestriction(undefined, source.isRunning);
+    const restrict = planRestriction(undefined, source.isRunning ? "find" : "read");
     const show = canDraw() ? showFrames : printTables;
     await show(source, options, stdout, stop, () => log.debug(restrict()));
   } finally {

@@ -39,6 +39,7 @@ function meter(by: readonly Label[], rows: Row[], changes: Partial<OwnMeter> = {
     reused: false,
     pinsOutlive: undefined,
     close: () => {},
+    watchOnly: () => ({ added: 0, removed: 0 }),
     discard: () => {},
     ...changes,
   };
