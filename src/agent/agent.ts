@@ -10,12 +10,16 @@ import type { Web } from "../http/server.ts";
 import { type MeterOptions, noticesOf, openOwnMeter } from "../kernel/meter.ts";
 import { planRestriction } from "../kernel/privileges.ts";
 import { read } from "../kernel/reader.ts";
+import { inTurn } from "../kernel/watchlist.ts";
 import { type Format, format } from "./lines.ts";
 import { openWebConfig, startWeb, type WebOptions } from "./routes.ts";
 import { Source } from "./source.ts";
 import { announce } from "./systemd.ts";
+import { WatchFile } from "./watching.ts";
 
-export interface AgentOptions extends Omit<MeterOptions, "log"> {
+export interface AgentOptions extends Omit<MeterOptions, "log" | "wholeList"> {
+  /** The file of the whole watch list; undefined where `watch` is the list to begin with. */
+  watchFile?: string | undefined;
   /** Milliseconds between printed lines. */
   interval: number;
   output: Format;
@@ -38,9 +42,13 @@ export async function run(
   stdout: number,
 ): Promise<void> {
   const log = createLog(options.logLevel);
-  const restrict = planRestriction(options.runAs);
+  const restrict = planRestriction(
+    options.runAs,
+    options.watchFile === undefined ? "read" : "edit",
+  );
   const config = await openWebConfig(options.web, log);
-  const meter = openOwnMeter({ ...options, log: log.debug });
+  const list = await openList(options);
+  const meter = openOwnMeter({ ...options, ...listOptions(list), log: log.debug });
   let web: Promise<Web> | undefined;
   const lines = new Lines(stdout);
   let timer: NodeJS.Timeout | undefined;
@@ -57,11 +65,17 @@ export async function run(
     for (const notice of noticesOf(meter)) log.warn(notice);
     const source = new Source(meter, log, options.pin);
     if (options.web) {
-      web = startWeb(options.web, config, meter, source, log);
+      web = startWeb(options.web, config, meter, source, list, log);
       if ((await Promise.race([web, stop])) === undefined) return;
     }
+    if (list) {
+      const take = () => meter.watchOnly(list.names);
+      // The programs of reused pins count already, and others may edit their list.
+      const change = meter.reused ? await inTurn(log, take) : take();
+      log.info(list.summary(meter.reused ? change : { ...change, added: list.names.length }));
+    }
     log.debug(restrict());
-    for (const { file, code } of config?.unreadable() ?? []) {
+    for (const { file, code } of [...(config?.unreadable() ?? []), ...(list?.unreadable() ?? [])]) {
       log.warn(
         `${file} cannot be read again (${code}), so changes to it are ignored: let the user of --run-as read it, with chgrp and chmod, or give --run-as root`,
       );
@@ -100,12 +114,14 @@ export async function run(
     };
     print();
     timer = setInterval(print, options.interval);
+    list?.follow((names) => meter.watchOnly(names), log);
     farewell = announce(log);
     await Promise.race([stop, lines.broken]);
   } finally {
     farewell?.();
     clearInterval(timer);
     lines.close();
+    list?.close();
     if (started) meter.close();
     else discard(meter, log);
     config?.close();
@@ -114,6 +130,15 @@ export async function run(
       () => {}, // reported where it was awaited
     );
   }
+}
+
+async function openList({ watchFile }: AgentOptions): Promise<WatchFile | undefined> {
+  return watchFile === undefined ? undefined : WatchFile.open(watchFile);
+}
+
+/** How the meter watches what the file names. */
+function listOptions(list: WatchFile | undefined): Partial<MeterOptions> {
+  return list ? { watch: list.names, wholeList: true } : {};
 }
 
 /** Undoes a start that failed; its reason stays the error, even if something cannot be removed. */
@@ -137,8 +162,12 @@ export async function check(options: AgentOptions): Promise<string[]> {
   planRestriction(options.runAs);
   const config = await openWebConfig(options.web, log);
   config?.close();
+  const list = await openList(options);
   // Not pinned, so that --check works beside a running meter.
-  const meter = openOwnMeter({ ...options, pin: undefined, log: log.debug });
+  const meter = openOwnMeter({
+    ...{ ...options, ...listOptions(list) },
+    ...{ pin: undefined, log: log.debug },
+  });
   try {
     for (const notice of noticesOf(meter)) log.warn(notice);
     const now = read(meter);

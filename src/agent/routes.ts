@@ -9,6 +9,7 @@ import type { WebConfig } from "../http/protection.ts";
 import type { Address, Inherited, Page, Web } from "../http/server.ts";
 import type { OwnMeter } from "../kernel/meter.ts";
 import type { Source } from "./source.ts";
+import type { WatchFile } from "./watching.ts";
 
 export interface WebOptions {
   addresses: readonly (Address | Inherited)[];
@@ -47,6 +48,7 @@ export async function startWeb(
   config: WebConfig | undefined,
   meter: OwnMeter,
   source: Source,
+  list: WatchFile | undefined,
   log: Log,
 ): Promise<Web> {
   // Loaded only now: counting does not wait for HTTP.
@@ -95,6 +97,7 @@ export async function startWeb(
           nodeVersion: process.version,
           libbpfVersion: meter.libbpfVersion,
           readErrors: source.readErrors,
+          watchFile: list,
         };
         return render(type, snapshot, agent, processMetrics);
       }),

@@ -40,6 +40,7 @@ interface Flags {
   failures?: true;
   by: AgentOptions["by"];
   watch: string[];
+  watchFile?: string;
   maxSeries: number;
   pin?: string;
   "web.listenAddress": readonly Address[];
@@ -119,6 +120,12 @@ const runCommand = program
       .default([], "none")
       .argParser((text, before: string[]) => [...new Set([...before, ...parseWatch(text)])]),
   )
+  .addOption(
+    new Option(
+      "--watch-file <file>",
+      "the whole list of these, a name a line; changes are taken over",
+    ).conflicts("watch"),
+  )
   .addOption(maxSeries())
   .addOption(
     new Option("--pin [dir]", `keep counting while no agent runs; in ${PIN_DIRECTORY} by default`)
@@ -148,6 +155,7 @@ const runCommand = program
     const { interval, output, attempts, failures = false, by, maxSeries, watch, pin } = flags;
     const options: AgentOptions = {
       ...{ interval, output, attempts, failures, by, maxSeries, watch, pin },
+      watchFile: flags.watchFile,
       runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
       web: flags.web
         ? {

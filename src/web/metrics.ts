@@ -16,6 +16,8 @@ export interface Agent {
   libbpfVersion: string;
   /** Reads of the maps that failed since the agent started. */
   readErrors: number;
+  /** How --watch-file was read last, and when it was last taken over, in seconds since 1970. */
+  watchFile?: { successful: boolean; successTime: number } | undefined;
 }
 
 type Sample = [labels: Record<string, string>, value: bigint | number];
@@ -81,6 +83,18 @@ const FAMILIES: readonly Family[] = [
     type: "counter",
     help: "Execs of a watched command.",
     samples: ({ watched }) => [...watched].map(([command, count]) => [{ command }, count]),
+  },
+  {
+    name: "execve_counter_watch_file_last_reload_successful",
+    type: "gauge",
+    help: "Whether the file of --watch-file, as it is now, is the watch list.",
+    samples: (_, { watchFile }) => (watchFile ? [[{}, watchFile.successful ? 1 : 0]] : []),
+  },
+  {
+    name: "execve_counter_watch_file_last_reload_success_timestamp_seconds",
+    type: "gauge",
+    help: "When the file of --watch-file was last taken over, in seconds since 1970.",
+    samples: (_, { watchFile }) => (watchFile ? [[{}, watchFile.successTime]] : []),
   },
   {
     name: "execve_counter_table_entries",

@@ -18,6 +18,8 @@ test.each([
   ["--watch", "/usr/bin/nc"],
   ["--watch", ""],
   ["--watch", "\ufffd"],
+  ["--watch-file"],
+  ["--watch=nc", "--watch-file=/dev/null"],
   ["--no-web", "--web.listen-address", "nonsense"],
   ["--no-web", "--web.telemetry-path", "nonsense"],
   ["--web.listen-address", "127.0.0.1"],

@@ -5,7 +5,10 @@ import { CONTENT_TYPES, observeProcess, render } from "../../../src/web/metrics.
 import { snapshot } from "../../support/snapshot.ts";
 
 const [TEXT, OPEN_METRICS] = CONTENT_TYPES;
-const AGENT = { version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 };
+const AGENT = {
+  ...{ version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 },
+  watchFile: { successful: true, successTime: 1_764_000_000.5 },
+};
 const NOTHING = new Registry();
 
 // Change the goldens with: node_modules/.bin/vitest run --config test/vitest.config.mts --update
@@ -42,6 +45,18 @@ test("all series are there at 0 before anything happened", async () => {
   ]) {
     expect(exposition.split("\n")).toContain(series);
   }
+});
+
+test("without --watch-file nothing is said of one; a file that is not in force is 0", async () => {
+  const of = async (watchFile?: { successful: boolean; successTime: number }) =>
+    (await render(TEXT, snapshot(), { ...AGENT, watchFile }, NOTHING)).match(
+      /^execve_counter_watch_file.*/gm,
+    );
+  expect(await of()).toBeNull();
+  expect(await of({ successful: false, successTime: 7 })).toEqual([
+    "execve_counter_watch_file_last_reload_successful 0",
+    "execve_counter_watch_file_last_reload_success_timestamp_seconds 7",
+  ]);
 });
 
 test("users of one name are one series", async () => {
