@@ -74,6 +74,10 @@ export async function run(
       const change = meter.reused ? await inTurn(log, take) : take();
       log.info(list.summary(meter.reused ? change : { ...change, added: list.names.length }));
     }
+    if (meter.replaces) {
+      meter.replace();
+      log.warn(`counts begin anew, in the place of those pinned at ${meter.replaces}`);
+    }
     log.debug(restrict());
     for (const { file, code } of [...(config?.unreadable() ?? []), ...(list?.unreadable() ?? [])]) {
       log.warn(

@@ -43,6 +43,7 @@ interface Flags {
   watchFile?: string;
   maxSeries: number;
   pin?: string;
+  pinReplace?: true;
   "web.listenAddress": readonly Address[];
   "web.systemdSocket"?: true;
   "web.telemetryPath": string;
@@ -132,6 +133,7 @@ const runCommand = program
       .preset(PIN_DIRECTORY)
       .argParser(parsePins),
   )
+  .option("--pin-replace", "with --pin: begin anew where what is pinned does not fit")
   .addOption(
     new Option("--web.listen-address <host:port>", "where to serve HTTP; repeatable")
       .default(DEFAULT_ADDRESSES, DEFAULT_ADDRESS)
@@ -153,8 +155,12 @@ const runCommand = program
   .option("--check", "load, attach, read once, print what would run, exit")
   .action(async (flags: Flags) => {
     const { interval, output, attempts, failures = false, by, maxSeries, watch, pin } = flags;
+    const { pinReplace = false } = flags;
+    if (pinReplace && pin === undefined) {
+      throw new UserError("--pin-replace needs --pin", "give both, or none", ExitCode.usage);
+    }
     const options: AgentOptions = {
-      ...{ interval, output, attempts, failures, by, maxSeries, watch, pin },
+      ...{ interval, output, attempts, failures, by, maxSeries, watch, pin, pinReplace },
       watchFile: flags.watchFile,
       runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
       web: flags.web

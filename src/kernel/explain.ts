@@ -48,6 +48,8 @@ const ONLY_NESTED =
 const ROOT_FINDS = "run it as root: opening maps by id needs CAP_SYS_ADMIN";
 export const unpinIt = (directory = "<dir>") =>
   `end those counts: execve-counter unpin ${directory}`;
+export const beginAnew = (directory = "<dir>") =>
+  `begin anew: give --pin-replace, or run execve-counter unpin ${directory}`;
 const USE_RAW = "use --attempts raw, which does not need it";
 
 /** Explains a failure of the kernel or of libbpf in a user's words. */
@@ -126,9 +128,10 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       );
     case "pinned":
       if (code === "EROFS") return readOnly(here.pins);
+      if (isDenied(code)) break;
       return failed(
         `the pin ${subject} does not match this version (${code})`,
-        `start the version that pinned it, or ${unpinIt(here.pins)}`,
+        `start the version that pinned it, or ${beginAnew(here.pins)}`,
       );
     case "pin":
       // Every kernel can pin everything else.

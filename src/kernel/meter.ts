@@ -1,6 +1,6 @@
 /** The meter of this process: the programs and maps that count in the kernel. */
 import { readFileSync } from "node:fs";
-import { release } from "node:os";
+import { constants, release } from "node:os";
 import { ExitCode, UserError } from "../base/errors.ts";
 import {
   COUNTERS_MAP,
@@ -22,10 +22,10 @@ import {
   type Tables,
 } from "./addon.ts";
 import { fileOrNothing } from "./capabilities.ts";
-import { type Step, unpinIt } from "./explain.ts";
+import { beginAnew, type Step } from "./explain.ts";
 import { lockdownMode } from "./lockdown.ts";
 import { type ListChange, watchOnly } from "./ownlist.ts";
-import { type Pins, preparePins, unpin } from "./pins.ts";
+import { type Pins, preparePins, UnfitPins, unpin } from "./pins.ts";
 import { reportsTracepointMisses } from "./release.ts";
 import { lock, mountBpffs, translated, withSession } from "./session.ts";
 import { userNames } from "./users.ts";
@@ -50,6 +50,8 @@ export interface MeterOptions {
   wholeList?: boolean;
   /** A directory in bpffs to pin everything in; undefined to count only while it is open. */
   pin: string | undefined;
+  /** Begin anew where what is pinned there does not fit; it then needs replace(). */
+  pinReplace?: boolean | undefined;
   /** Receives libbpf's messages, a line each. */
   log: (line: string) => void;
 }
@@ -91,7 +93,11 @@ export interface OwnMeter extends Meter {
   readonly pinsOutlive: boolean | undefined;
   /** Makes these names the whole watch list: see ownlist.ts. */
   watchOnly(names: readonly string[]): ListChange;
-  /** Closes, and removes what this start has pinned. */
+  /** When the pins that it replaces were made, and why they do not fit; undefined for none. */
+  readonly replaces: string | undefined;
+  /** Ends the counts that it replaces, which go on until then. Call it once nothing can fail. */
+  replace(): void;
+  /** Closes, and removes what this start has pinned, unless that has replaced other pins. */
   discard(): void;
 }
 
@@ -101,12 +107,20 @@ export interface OwnMeter extends Meter {
  * @throws UserError when any step fails; nothing stays loaded then
  */
 export function openOwnMeter(options: MeterOptions): OwnMeter {
-  const open = (hook: Hook, fallback?: string) =>
+  const openOnce = (hook: Hook, fallback?: string, unfit?: string) =>
     withSession(
       options.log,
-      (session, addon) => ({ fallback, ...start(session, addon, hook, options) }),
+      (session, addon) => ({ fallback, ...start(session, addon, hook, options, unfit) }),
       options.pin,
     );
+  const open = (hook: Hook, fallback?: string) => {
+    try {
+      return openOnce(hook, fallback);
+    } catch (error) {
+      if (!options.pinReplace || !isUnfit(error)) throw error;
+      return openOnce(hook, fallback, error.message);
+    }
+  };
   if (options.attempts === "raw") return open("raw");
   // There is no tracepoint to be found then, and to unmount tracefs crashes Linux 6.12.
   const needsTracefs = options.attempts !== "off" || options.failures;
@@ -123,6 +137,14 @@ export function openOwnMeter(options: MeterOptions): OwnMeter {
     if (!steps.includes(error.cause.step)) throw error;
     return open("raw", error.message);
   }
+}
+
+/** Whether it says that what is pinned does not fit. */
+function isUnfit(error: unknown): error is UserError {
+  if (!(error instanceof UserError)) return false;
+  const { cause } = error;
+  const mismatch = isNativeError(cause) && cause.step === "pinned";
+  return error instanceof UnfitPins || (mismatch && cause.errno === constants.errno.EINVAL);
 }
 
 /** The programs that count attempts and failures, the one behind the headline first. */
@@ -147,21 +169,27 @@ function programsFor(hook: Hook, { attempts, failures }: MeterOptions): string[]
 const isSame = (one: readonly string[], other: readonly string[]) =>
   [...one].sort().join() === [...other].sort().join();
 
+/** @param unfit why what is pinned is to be replaced; undefined to reuse it */
 function start(
   session: Session,
   addon: Addon,
   asked: Hook,
   options: MeterOptions,
+  unfit: string | undefined,
 ): Omit<OwnMeter, "fallback"> & { fallback?: string } {
   const { by, failures } = options;
   const attempts = options.attempts !== "off";
   const pins =
     options.pin === undefined
       ? undefined
-      : preparePins(options.pin, {
-          mountBpffs: (directory) => mountBpffs(addon, directory),
-          lock: (directory) => lock(session, directory),
-        });
+      : preparePins(
+          options.pin,
+          {
+            mountBpffs: (directory) => mountBpffs(addon, directory),
+            lock: (directory) => lock(session, directory),
+          },
+          unfit !== undefined,
+        );
   // Counts that fell back to the raw hook when they were pinned stay with it.
   const fellBack =
     pins?.reuse === true && asked !== "raw" && isSame(pins.programs, programsFor("raw", options));
@@ -194,7 +222,7 @@ function start(
     }
     // The ends of calls before their entries, so that the end of every call followed is seen.
     for (const program of programs.toReversed()) session.attach(program);
-    pins?.commit();
+    if (!pins?.replaced) pins?.commit();
   } catch (error) {
     pins?.discard();
     throw error;
@@ -209,6 +237,10 @@ function start(
     reused: pins?.reuse ?? false,
     pin: options.pin,
     pinsOutlive: pins?.outlive,
+    replaces: pins?.replaced && `${pins.replaced.toISOString()}: ${unfit}`,
+    replace: () => {
+      if (pins?.replaced) pins.commit();
+    },
     ...(fellBack && { fallback: `${options.pin} was pinned by the raw hook` }),
     watchOnly: (names) => translated([], () => watchOnly(session, addon, names)),
     close: () => {
@@ -265,9 +297,9 @@ function requireSame(
   const differ = (one: string[], other: string[]) => one.filter((word, i) => word !== other[i]);
   const [was, is] = [differ(theirs, ours), differ(ours, theirs)];
   if (was.length === 0) return;
-  throw new UserError(
+  throw new UnfitPins(
     `the counts pinned in ${pin} were started with ${was.join(", ")}; this start asks for ${is.join(", ")}`,
-    `start with those flags, or ${unpinIt(pin)}`,
+    `start with those flags, or ${beginAnew(pin)}`,
     ExitCode.failed,
   );
 }

@@ -4,9 +4,10 @@
  *
  *   <directory>/v2           the pins that PIN_VERSION in bpf/execve_counter.h lists
  *   <directory>/unfinished   the same, while they are made or removed
+ *   <directory>/v2-new       the same, complete, while what they replace is removed
  *
  * Only the agent that has the lock on the directory works in it. What it finds unfinished is
- * left over from an interrupted start or unpin.
+ * left over from an interrupted start or unpin. What it finds new takes the place of all else.
  */
 import {
   lstatSync,
@@ -37,9 +38,11 @@ import {
   type Place,
   usable,
 } from "./directory.ts";
-import { unpinIt } from "./explain.ts";
+import { beginAnew } from "./explain.ts";
 
 const UNFINISHED = "unfinished";
+const NEW = "-new";
+const NAMES = /^(?:unfinished|v\d+(?:-new)?)$/;
 const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
 const OURS = /^(?:enter|next|link)_(count_\w+)$/;
 
@@ -50,6 +53,9 @@ export interface Native {
   lock(directory: string): boolean;
 }
 
+/** What is pinned does not fit this start, which can replace it. */
+export class UnfitPins extends UserError {}
+
 export interface Pins {
   /** The path of the maps, programs and links that are, or will be, pinned; until close(). */
   readonly path: string;
@@ -59,9 +65,14 @@ export interface Pins {
   readonly programs: readonly string[];
   /** Whether they outlive this mount namespace; undefined where that is not known. */
   readonly outlive: boolean | undefined;
-  /** Gives what was pinned its final name. */
+  /** When that was pinned which they replace; undefined where they replace nothing. */
+  readonly replaced: Date | undefined;
+  /**
+   * Gives what was pinned its final name. What it replaces counts until then, and is removed: not
+   * sooner, so that a start that fails leaves it as it was.
+   */
   commit(): void;
-  /** Removes what this start has pinned, and closes. */
+  /** Removes what this start has pinned, unless that has replaced other pins, and closes. */
   discard(): void;
   close(): void;
 }
@@ -69,15 +80,16 @@ export interface Pins {
 /**
  * Makes the directory ready to pin in, or finds the pins in it.
  *
- * @throws UserError where that is not possible; then nothing that was there is changed, except
- *   for what an interrupted start left
+ * @param replace whether to pin anew though pins are there
+ * @throws UserError where that is not possible, UnfitPins where it would be with `replace`; then
+ *   nothing that was there is changed, except for what an interrupted start left
  */
-export function preparePins(directory: string, native: Native): Pins {
+export function preparePins(directory: string, native: Native, replace: boolean): Pins {
   const path = resolve(directory);
   return usable(path, () => {
     const { made, mounted, ...place } = makePlace(path, native.mountBpffs);
     try {
-      return prepare(place, made, mounted, native);
+      return prepare(place, made, mounted, native, replace);
     } catch (error) {
       try {
         if (made) rmdirSync(place.parent.at(place.name));
@@ -89,29 +101,32 @@ export function preparePins(directory: string, native: Native): Pins {
   });
 }
 
-function prepare(place: Place, made: boolean, mounted: boolean, native: Native): Pins {
+function prepare(
+  place: Place,
+  made: boolean,
+  mounted: boolean,
+  native: Native,
+  replace: boolean,
+): Pins {
   const { top } = place;
   lock(top, native);
+  endReplacement(top);
   const found = top.names();
-  for (const name of found) {
-    if (name === UNFINISHED || name === PIN_VERSION) continue;
-    if (!/^v\d+$/.test(name)) throw foreign(join(top.path, name));
-    throw new UserError(
+  const old = found.filter((name) => name !== UNFINISHED);
+  for (const name of old) {
+    if (!NAMES.test(name)) throw foreign(join(top.path, name));
+    if (name === PIN_VERSION || replace) continue;
+    throw new UnfitPins(
       `${join(top.path, name)} was pinned by another version`,
-      `start that version, or ${unpinIt(top.path)}`,
+      `start that version, or ${beginAnew(top.path)}`,
       ExitCode.failed,
     );
   }
-  if (found.includes(UNFINISHED)) {
-    const stock = takeStock(top, UNFINISHED);
-    try {
-      remove(top, stock);
-    } finally {
-      stock.directory.close();
-    }
-  }
-  const reuse = found.includes(PIN_VERSION);
+  const replaced = replace ? withStocks(top, old, lastPinned) : undefined;
+  if (found.includes(UNFINISHED)) removeThese(top, [UNFINISHED]);
+  const reuse = !replace && found.includes(PIN_VERSION);
   let name = reuse ? PIN_VERSION : UNFINISHED;
+  let discardable = !reuse;
   if (!reuse) mkdirSync(top.at(name), { mode: 0o700 });
   let directory: Directory | undefined;
   let programs: string[];
@@ -134,13 +149,24 @@ function prepare(place: Place, made: boolean, mounted: boolean, native: Native):
     reuse,
     programs,
     outlive: outlive(top, mounted),
+    replaced,
     commit() {
       if (reuse) return;
-      renameSync(top.at(name), top.at(PIN_VERSION));
-      name = PIN_VERSION;
+      const rename = (to: string) => {
+        renameSync(top.at(name), top.at(to));
+        name = to;
+      };
+      usable(top.path, () => {
+        if (replaced) {
+          rename(PIN_VERSION + NEW);
+          discardable = false;
+          removeThese(top, old);
+        }
+        rename(PIN_VERSION);
+      });
     },
     discard() {
-      if (!reuse) {
+      if (discardable) {
         usable(top.path, () => {
           remove(top, { directory: opened, name, pins: opened.names() });
           if (made) rmdirSync(place.parent.at(place.name));
@@ -178,18 +204,7 @@ function removeAll({ parent, top, name }: Place, native: Native): string[] {
     );
   }
   lock(top, native, true);
-  const versions = top.names().sort(); // UNFINISHED first: the others take its name
-  const stocks: Stock[] = [];
-  let removed: string[];
-  try {
-    for (const version of versions) {
-      if (!/^(v\d+|unfinished)$/.test(version)) throw foreign(join(top.path, version));
-      stocks.push(takeStock(top, version));
-    }
-    removed = stocks.flatMap((stock) => remove(top, stock));
-  } finally {
-    for (const { directory } of stocks) directory.close();
-  }
+  const removed = removeThese(top, top.names());
   if (parent.status().dev !== top.status().dev) return removed; // the bpffs itself
   rmdirSync(parent.at(name));
   return [...removed, top.path];
@@ -220,6 +235,53 @@ interface Stock {
   directory: Directory;
   name: string;
   pins: string[];
+}
+
+/** Where a replacement was interrupted, what is new takes the place of all else. */
+function endReplacement(top: Directory): void {
+  const names = top.names();
+  const complete = names.find((name) => NAMES.test(name) && name.endsWith(NEW));
+  if (complete === undefined) return;
+  const rest = names.filter((name) => name !== complete);
+  removeThese(top, rest);
+  renameSync(top.at(complete), top.at(complete.slice(0, -NEW.length)));
+}
+
+/**
+ * Removes these directories, and returns the paths of what was there.
+ *
+ * @throws UserError where something there is not ours; nothing is removed then
+ */
+function removeThese(top: Directory, names: readonly string[]): string[] {
+  const sorted = [...names].sort(); // UNFINISHED first: the others take its name
+  return withStocks(top, sorted, (stocks) => stocks.flatMap((stock) => remove(top, stock)));
+}
+
+/** Does work on these directories; @throws UserError where something there is not ours. */
+function withStocks<Result>(
+  top: Directory,
+  names: readonly string[],
+  work: (stocks: Stock[]) => Result,
+): Result {
+  const stocks: Stock[] = [];
+  try {
+    for (const name of names) {
+      if (!NAMES.test(name)) throw foreign(join(top.path, name));
+      stocks.push(takeStock(top, name));
+    }
+    return work(stocks);
+  } finally {
+    for (const { directory } of stocks) directory.close();
+  }
+}
+
+/** When the last of these pins was made; undefined without any directory. */
+function lastPinned(stocks: Stock[]): Date | undefined {
+  const times = stocks.map(({ directory, pins }) => {
+    if (pins.length === 0) return directory.status().mtimeMs;
+    return Math.max(...pins.map((pin) => lstatSync(directory.at(pin)).mtimeMs));
+  });
+  return times.length > 0 ? new Date(Math.max(...times)) : undefined;
 }
 
 /** @throws UserError where something in it is not ours */
@@ -267,9 +329,9 @@ function programsIn(directory: Directory): string[] {
   if (odd) throw foreign(join(directory.path, odd));
   const missing = expected.find((name) => !pins.includes(name));
   if (missing) {
-    throw new UserError(
+    throw new UnfitPins(
       `${directory.path} is damaged: ${missing} is gone`,
-      unpinIt(dirname(directory.path)),
+      beginAnew(dirname(directory.path)),
       ExitCode.failed,
     );
   }

@@ -9,7 +9,6 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
-  readFileSync,
   rmdirSync,
   rmSync,
   symlinkSync,
@@ -38,6 +37,7 @@ import {
   until,
   untilGone,
 } from "../support/meter.ts";
+import { killAt, stepsOf, UNTIL_LINE } from "../support/steps.ts";
 
 let directory: string;
 let program: string;
@@ -220,7 +220,7 @@ test.each([
   const stderr = refused(...flags);
   expect(stderr).toContain(`the counts pinned in ${pins} were started with ${said}\n`);
   expect(stderr).toContain(
-    `start with those flags, or end those counts: execve-counter unpin ${pins}\n`,
+    `start with those flags, or begin anew: give --pin-replace, or run execve-counter unpin ${pins}\n`,
   );
   expect(contents(pins)).toEqual(before);
   sh(STORM, ["spawn", "1", "23", join(directory, program)]);
@@ -496,32 +496,8 @@ test("a start that fails pins nothing, and neither does --check", async () => {
 test("killed at any step of its first start, or of unpin, the next start repairs what it leaves", async () => {
   const words = wordsOf(...FLAGS, "--interval", "100ms");
   const unpinWords = [process.execPath, CLI, "unpin", pins];
-  const log = join(directory, "trace");
-  const CALLS = "bpf,mkdir,rename,unlink,rmdir";
-  /** What a command calls on its way, but for what only asks: [call, how many of its kind, line]. */
-  const steps = (command: string[], end: string) => {
-    const trace = ["-f", "-qq", "-o", log, `--trace=${CALLS}`];
-    const { status } = result("strace", [...trace, "sh", "-c", end, ...command]);
-    expect(status).toBe(0);
-    const seen: Record<string, number> = {};
-    return readFileSync(log, "utf8")
-      .split("\n")
-      .flatMap((line) => {
-        const call = /^\d+ +(\w+)\(/.exec(line)?.[1];
-        if (!call) return [];
-        seen[call] = (seen[call] ?? 0) + 1;
-        return call !== "bpf" || /BPF_OBJ_PIN|BPF_LINK_CREATE/.test(line)
-          ? [{ call, when: seen[call] }]
-          : [];
-      });
-  };
-  const kill = ({ call, when }: { call: string; when: number }, command: string[]) => {
-    const inject = [`--trace=${CALLS}`, `--inject=${call}:signal=KILL:when=${when}`];
-    return result("strace", ["-f", "-qq", "-o", log, ...inject, ...command]).status;
-  };
-  const untilLine = '"$0" "$@" | { read line; }'; // which ends it: it has no reader
-  const starting = steps(words, untilLine);
-  const ending = steps(unpinWords, 'exec "$0" "$@"');
+  const starting = stepsOf(words, UNTIL_LINE);
+  const ending = stepsOf(unpinWords);
   for (const kind of ["mkdir", "rename", "bpf"]) {
     expect(starting.map(({ call }) => call)).toContain(kind);
   }
@@ -530,14 +506,14 @@ test("killed at any step of its first start, or of unpin, the next start repairs
   );
   const some = <T>(all: T[]) => all.filter((_, i) => i < 3 || i > all.length - 4 || i % 6 === 0);
   for (const step of some(starting)) {
-    expect(kill(step, words)).not.toBe(0);
+    killAt(step, words);
     await (await start()).stop();
     expect(unpin().status).toBe(0);
     expect(existsSync(pins)).toBe(false);
   }
   for (const step of some(ending)) {
     await (await start()).stop();
-    expect(kill(step, unpinWords)).not.toBe(0);
+    killAt(step, unpinWords);
     await (await start()).stop();
     expect(unpin().status).toBe(0);
     expect(existsSync(pins)).toBe(false);

@@ -32,6 +32,7 @@ test.each([
   ["--log.level", "loud"],
   ["--pin", ""],
   ["unpin", ""],
+  ["--pin-replace"],
 ])("%s %s %s is wrong usage: two lines, exit code 2, nothing on stdout", (...args) => {
   const { status, stdout, stderr } = cli(...(args as string[]).filter((arg) => arg !== undefined));
   expect(status).toBe(2);

@@ -50,6 +50,7 @@ test.each([
   ],
   ["load", "ENFILE", ROOT, ExitCode.failed, "out of file descriptors", "fs.file-max"],
   ["pinned execs", "EINVAL", { ...ROOT, pins: "/x" }, ExitCode.failed, "the pin execs", "unpin /x"],
+  ["pinned execs", "EPERM", { ...ROOT, pins: "/x" }, ExitCode.unable, "not permitted", "seccomp"],
   ["pinned execs", "EROFS", { ...ROOT, pins: "/x" }, ExitCode.unable, "/x is mounted", "remount"],
   ["load", "EPERM", { ...NOBODY, btf: false }, ExitCode.unable, "not permitted", "root"],
   ["load", "ESRCH", { ...ROOT, btf: false }, ExitCode.unable, "no BTF", "CONFIG_DEBUG_INFO_BTF"],

@@ -38,6 +38,8 @@ function meter(by: readonly Label[], rows: Row[], changes: Partial<OwnMeter> = {
     programs: () => [],
     reused: false,
     pinsOutlive: undefined,
+    replaces: undefined,
+    replace: () => {},
     close: () => {},
     watchOnly: () => ({ added: 0, removed: 0 }),
     discard: () => {},
