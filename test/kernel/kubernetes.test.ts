@@ -47,12 +47,12 @@ class Pod {
   readonly #runc: ChildProcess;
   readonly exit: Promise<number | null>;
 
-  constructor(without?: string) {
+  constructor(without?: string, ...more: string[]) {
     makeHostPath();
     const root = mkdtempSync(join(runc.directory, "root-"));
     const { name, child } = runc.start(
       `kubepods/burstable/${this.id}`,
-      podConfig(root, installed.directory, { pins: hostPath }, without),
+      podConfig(root, installed.directory, { pins: hostPath }, without, more),
     );
     this.#name = name;
     this.#runc = child;
@@ -68,8 +68,8 @@ class Pod {
     });
   }
 
-  static async start(without?: string): Promise<Pod> {
-    const pod = new Pod(without);
+  static async start(without?: string, ...more: string[]): Promise<Pod> {
+    const pod = new Pod(without, ...more);
     await until(
       "pins, and the first line",
       () => {
@@ -167,7 +167,9 @@ test("counts survive a rolling update, and of two pods at once the second gives 
   const { start_time } = pod.counts;
   const second = new Pod();
   expect(await second.exit).toBe(1);
-  expect(second.stderr).toContain("another execve-counter uses the pins");
+  expect(terminationMessage(second.stderr)).toMatch(
+    /error: another execve-counter uses the pins in .+\n.+ error: to do: .+\n$/,
+  );
   const between = await startElsewhere();
   const before = pod.execs(between.id);
   expect(await pod.stop()).toBe(0);
@@ -176,6 +178,24 @@ test("counts survive a rolling update, and of two pods at once the second gives 
   expect(pod.stderr).toContain("reuses the counts pinned");
   expect(pod.counts.start_time).toBe(start_time);
   expect(pod.execs(between.id) - before).toBe(22);
+});
+
+/** What kubelet takes of the log of a container that ended with an error, by the manifest's policy. */
+function terminationMessage(log: string): string {
+  expect(container.terminationMessagePolicy).toBe("FallbackToLogsOnError");
+  const lines = log.split("\n").slice(-81).join("\n");
+  return Buffer.from(lines).subarray(-2048).toString();
+}
+
+test("a pod with a flag more begins anew, and says so", async () => {
+  pod = await Pod.start();
+  const { start_time } = pod.counts;
+  await pod.stop();
+  pod = await Pod.start(undefined, "--failures");
+  expect(pod.stderr).toContain("counts begin anew, in the place of those pinned at ");
+  expect(pod.stderr).toContain("no --failures; this start asks for --failures\n");
+  expect(Date.parse(pod.counts.start_time)).toBeGreaterThan(Date.parse(start_time));
+  expect(pod.counts.failures).toBeDefined();
 });
 
 test.each([

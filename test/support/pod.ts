@@ -29,12 +29,14 @@ const READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sys
  *   capability to read files of other owners
  * @param hostPaths what to mount in the place of the manifest's host paths, by the volume's name
  * @param without a capability to leave out, as the manifest calls it
+ * @param more arguments to add
  */
 export function podConfig(
   root: string,
   app: string,
   hostPaths: Record<string, string>,
   without?: string,
+  more: readonly string[] = [],
 ): Config {
   const { runAsUser, runAsGroup, capabilities, allowPrivilegeEscalation, readOnlyRootFilesystem } =
     container.securityContext ?? {};
@@ -55,7 +57,7 @@ export function podConfig(
   return {
     root: { path: root, readonly: readOnlyRootFilesystem === true },
     process: {
-      args: ["/bin/node", "/app/dist/cli.js", ...(container.args ?? [])],
+      args: ["/bin/node", "/app/dist/cli.js", ...(container.args ?? []), ...more],
       user: { uid: runAsUser as number, gid: runAsGroup as number },
       capabilities: { bounding: capable, effective: capable, permitted: capable },
       noNewPrivileges: allowPrivilegeEscalation === false,

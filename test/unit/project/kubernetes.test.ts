@@ -128,6 +128,12 @@ test("its flags are the program's, and it listens and answers where it is asked"
   expect(flags["--pin"]?.startsWith(`${mount?.mountPath}/`)).toBe(true);
 });
 
+test("a change of its flags ends no pod, and one that ends says why", () => {
+  expect(container.args).toContain("--pin-replace");
+  // The reason and the remedy are the last lines of the log, which this makes the message.
+  expect(container.terminationMessagePolicy).toBe("FallbackToLogsOnError");
+});
+
 test("all speak of the same pods, in the same namespace, of this version", () => {
   const labels = daemonSet.spec?.template?.metadata?.labels;
   for (const selector of [
