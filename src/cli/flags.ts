@@ -1,5 +1,5 @@
 /** Parses the values of flags; each function throws a UserError where one is not allowed. */
-import { isIPv6 } from "node:net";
+import { isIPv4, isIPv6 } from "node:net";
 import { wrong } from "../base/errors.ts";
 import { requireLabels, requireName, requireRows } from "../counts/choices.ts";
 import type { Label } from "../counts/labels.ts";
@@ -25,11 +25,14 @@ export function parseListenAddress(text: string): Address {
     "give host:port, like 127.0.0.1:11059, [::1]:11059 or :11059; a port is at most 65535";
   const match = /^(?:\[([^\]]+)\]|([^:[\]/\s]*)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
-  const bracketed = match?.[1];
-  if (!match || port > 65_535 || (bracketed !== undefined && !isIPv6(bracketed))) {
+  const [, bracketed, plain = ""] = match ?? [];
+  // No name has four numbers for labels.
+  const noAddress = /^\d+(\.\d+){3}$/.test(plain) && !isIPv4(plain);
+  const noBracketed = bracketed !== undefined && !isIPv6(bracketed);
+  if (!match || port > 65_535 || noAddress || noBracketed) {
     throw wrong("--web.listen-address", text, remedy);
   }
-  return { host: bracketed ?? (match[2] || undefined), port };
+  return { host: bracketed ?? (plain || undefined), port };
 }
 
 /** A path to serve at: "/metrics". */

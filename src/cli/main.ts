@@ -149,7 +149,11 @@ const runCommand = program
       .argParser((text) => parseTelemetryPath(text, FIXED_PATHS)),
   )
   .option("--web.config.file <file>", "TLS and basic auth, in the format of the exporter toolkit")
-  .option("--no-web", "no HTTP at all")
+  .addOption(
+    new Option("--no-web", "no HTTP at all").conflicts([
+      ...["web.listenAddress", "web.systemdSocket", "web.telemetryPath", "web.config.file"],
+    ]),
+  )
   .option("--run-as <user>", "after attaching, become this user; root keeps all", "nobody")
   .addOption(logLevel())
   .option("--check", "load, attach, read once, print what would run, exit")

@@ -43,6 +43,7 @@ test.each([
 test.each([
   ["127.0.0.1:11059", { host: "127.0.0.1", port: 11059 }],
   ["localhost:0", { host: "localhost", port: 0 }],
+  ["4.example:80", { host: "4.example", port: 80 }],
   ["[::1]:80", { host: "::1", port: 80 }],
   [":65535", { host: undefined, port: 65535 }],
 ])("%s is a listen address", (text, address) => {
@@ -51,7 +52,17 @@ test.each([
 
 test.each([
   ...["", "127.0.0.1", "127.0.0.1:", ":", "host:port", ":65536", ":123456", ":-1", "::1:80"],
-  ...["[::1]", "[nonsense]:80", "[::1:80", "a/b:80", "a b:80", "http://localhost:80", ":80 "],
+  ...[
+    "300.1.1.1:80",
+    "1.2.3.0256:80",
+    "[::1]",
+    "[nonsense]:80",
+    "[::1:80",
+    "a/b:80",
+    "a b:80",
+    "http://localhost:80",
+    ":80 ",
+  ],
 ])("%j is no listen address", (text) => {
   expect(refused(() => parseListenAddress(text)).message).toContain("--web.listen-address");
 });
