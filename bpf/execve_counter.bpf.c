@@ -22,12 +22,27 @@ struct {
 	__type(value, __u64);
 } execve_counter SEC(".maps");
 
+/* Without types, because the size of the key is not that of any: user space chooses it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 2); /* user space chooses */
-	__type(key, struct exec_key);
-	__type(value, __u64);
+	__uint(key_size, sizeof(struct exec_key));
+	__uint(value_size, sizeof(struct exec_row));
 } execs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* user space chooses */
+	__type(key, __u64);
+	__type(value, struct group);
+} groups SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2); /* user space chooses */
+	__type(key, __u64);
+	__type(value, __u64);
+} owners SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -43,10 +58,11 @@ struct {
 	__type(value, struct call);
 } calls SEC(".maps");
 
-/* What find_container() found for a cgroup. */
+/* What find_group() found for a cgroup. */
 struct found {
-	__u64 serial; /* of the cgroup: the kernel gives each number once */
-	unsigned char container[CONTAINER_SIZE];
+	__u64 serial;    /* of the cgroup: the kernel gives each number once */
+	__u64 group;     /* as in struct exec_key */
+	__u64 container; /* the serial number of the container's cgroup; 0 outside containers */
 };
 
 /*
@@ -55,12 +71,30 @@ struct found {
  * none is written while it is read: no CPU begins a program that it is in the middle
  * of. (Where it would, from Linux 7 on, the kernel counts the run as missed.)
  */
+#define FOUND_GROUPS 256
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 256);
+	__uint(max_entries, FOUND_GROUPS);
 	__type(key, __u32);
 	__type(value, struct found);
-} found_containers SEC(".maps");
+} found_groups SEC(".maps");
+
+#define MAX_NAME_SIZE 256  /* NAME_MAX and the NUL */
+#define MAX_PATH_SIZE 4096 /* PATH_MAX, the NUL included */
+
+/* What does not fit on the stack of 512 bytes. */
+struct scratch {
+	struct group group;
+	char name[MAX_NAME_SIZE];
+	char path[MAX_PATH_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -91,7 +125,8 @@ static __always_inline void add_one(void *map, const void *key)
  */
 static const char execve_key[KEY_SIZE] = KEY_EXECVE;
 static const char execveat_key[KEY_SIZE] = KEY_EXECVEAT;
-static const struct exec_key other = OTHER_KEY;
+static const struct exec_key other = {OTHER_GROUP};
+static const __u64 all_owners = ALL_OWNERS;
 
 /*
  * A field of the current task. From Linux 5.11 on it is loaded through a BTF pointer;
@@ -328,9 +363,8 @@ int BPF_PROG(count_killed, struct task_struct *task)
 	return 0;
 }
 
-#define MAX_DEPTH     32  /* of the cgroups that are looked at */
-#define MAX_NAME_SIZE 256 /* NAME_MAX and the NUL */
-#define ID_DIGITS     (2 * CONTAINER_SIZE)
+#define MAX_DEPTH 32 /* of the cgroups that are looked at */
+#define ID_DIGITS (2 * CONTAINER_SIZE)
 
 /* Eight characters as they lie in memory; both x86-64 and arm64 are little-endian. */
 #define WORD(a, b, c, d, e, f, g, h)                                                               \
@@ -362,17 +396,15 @@ static const __u8 hex[256] = {
  * The monitors beside the containers of podman and CRI-O are not containers:
  * libpod-conmon-<id>.scope, crio-conmon-<id>.scope.
  */
-static __noinline bool is_container(const char *name, unsigned char *container)
+static __noinline bool is_container(const char *name, long length, char *text,
+				    unsigned char *container)
 {
 	const __u64 scope = WORD('.', 's', 'c', 'o', 'p', 'e', 0, 0);
 	const __u64 conmon = WORD('-', 'c', 'o', 'n', 'm', 'o', 'n', '-');
-	char text[MAX_NAME_SIZE];
 	__u64 before = 0, end = 0;
 	__u8 separator = '-';
 	__u8 all = HEX;
-	long length;
 
-	length = bpf_probe_read_kernel_str(text, sizeof(text), name) - 1;
 	if (length < ID_DIGITS)
 		return false;
 	bpf_probe_read_kernel(&end, 6, name + length - 6);
@@ -402,72 +434,160 @@ static __noinline bool is_container(const char *name, unsigned char *container)
 	return all == HEX;
 }
 
+/* Whether a cgroup bears the name of a systemd unit that has processes. */
+static __always_inline bool is_unit(const char *name, long length)
+{
+	__u64 end = 0;
+
+	if (length < 8)
+		return false;
+	bpf_probe_read_kernel(&end, 8, name + length - 8);
+	return end == WORD('.', 's', 'e', 'r', 'v', 'i', 'c', 'e') ||
+	       end >> 16 == WORD('.', 's', 'c', 'o', 'p', 'e', 0, 0) ||
+	       end >> 16 == WORD('.', 's', 'l', 'i', 'c', 'e', 0, 0);
+}
+
 /*
- * Finds the container that a cgroup belongs to: the nearest cgroup, from this one
- * up, that bears an id. So a container's own cgroups belong to it, and a container
+ * Finds the container and the unit that a cgroup belongs to, as chosen: the nearest cgroup
+ * of each kind, from this one up. So a container's own cgroups belong to it, and a container
  * inside another counts by its own id.
  */
-static __noinline void find_container(struct cgroup *cgroup, unsigned char *container)
+static __noinline void find_group(struct cgroup *cgroup, struct found *found,
+				  struct scratch *scratch)
 {
+	struct group *group = &scratch->group;
+	bool has_container = !config.container, has_unit = !config.unit;
 	struct cgroup_subsys_state *parent;
+	long length;
 
+	__builtin_memset(group, 0, sizeof(*group));
+	found->group = 0;
+	found->container = 0;
 	for (int i = 0; i < MAX_DEPTH; i++) {
-		if (is_container(cgroup->kn->name, container))
+		const char *name = cgroup->kn->name;
+
+		length = bpf_probe_read_kernel_str(scratch->name, MAX_NAME_SIZE, name) - 1;
+		if (!has_unit && is_unit(name, length)) {
+			has_unit = true;
+			bpf_probe_read_kernel_str(group->unit, UNIT_SIZE, name);
+			if (!found->group)
+				found->group = cgroup->self.serial_nr;
+		}
+		if (!has_container && is_container(name, length, scratch->name, group->container)) {
+			has_container = true;
+			found->container = cgroup->self.serial_nr;
+			if (!found->group)
+				found->group = found->container;
+		}
+		if (has_container && has_unit)
 			return;
 		parent = cgroup->self.parent;
-		if (!parent) {
-			__builtin_memset(container, 0, CONTAINER_SIZE);
-			return;
-		}
+		if (!parent)
+			break;
 		cgroup = parent->cgroup;
 	}
-	__builtin_memset(container, UNKNOWN_CONTAINER, CONTAINER_SIZE);
+	if (has_container)
+		return;
+	__builtin_memset(group->container, 0, CONTAINER_SIZE);
+	if (parent)
+		found->group |= UNKNOWN_CONTAINER;
 }
 
-static __always_inline void set_container(struct task_struct *task, unsigned char *container)
+/* The cgroup of a task that tells its container and its unit. */
+static __always_inline struct cgroup *cgroup_of(struct task_struct *task)
 {
-	struct cgroup_subsys_state *css;
-	struct found *found;
-	__u64 serial;
-	__u32 index;
-
 	if (config.cgroup_v1)
-		css = task->cgroups
-			      ->subsys[bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id)];
-	else
-		css = &task->cgroups->dfl_cgrp->self;
-	serial = css->serial_nr;
-	index = serial % 256;
-	found = bpf_map_lookup_elem(&found_containers, &index);
+		return task->cgroups
+			->subsys[bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id)]
+			->cgroup;
+	return task->cgroups->dfl_cgrp;
+}
+
+/* The task's group, as in struct exec_key; `container` gets the container's serial number. */
+static __always_inline __u64 group_of(struct task_struct *task, __u64 *container)
+{
+	struct cgroup *cgroup = cgroup_of(task);
+	const __u64 serial = cgroup->self.serial_nr;
+	const __u32 index = serial % FOUND_GROUPS, zero = 0;
+	struct found *found = bpf_map_lookup_elem(&found_groups, &index);
+	struct scratch *space;
+
 	if (!found)
-		return; /* never: the index is below the map's size */
+		return 0; /* never: the index is below the map's size */
 	if (found->serial != serial) {
-		find_container(css->cgroup, found->container);
+		space = bpf_map_lookup_elem(&scratch, &zero);
+		if (!space)
+			return 0; /* never */
+		find_group(cgroup, found, space);
 		found->serial = serial;
 	}
-	__builtin_memcpy(container, found->container, CONTAINER_SIZE);
-	if (!*(__u64 *)container && task->thread_pid->level > 0)
-		__builtin_memset(container, UNKNOWN_CONTAINER, CONTAINER_SIZE);
+	*container = found->container;
+	if (config.container && !found->container && task->thread_pid->level > 0)
+		return found->group | UNKNOWN_CONTAINER;
+	return found->group;
+}
+
+/* Puts the group of a key into `groups`, where it is not there; false where there is no room. */
+static __noinline bool add_group(__u64 group, struct task_struct *task)
+{
+	const __u32 zero = 0;
+	struct found found;
+	struct scratch *space;
+
+	group &= ~UNKNOWN_CONTAINER;
+	if (!group || bpf_map_lookup_elem(&groups, &group))
+		return true;
+	space = bpf_map_lookup_elem(&scratch, &zero);
+	if (!space)
+		return false; /* never */
+	find_group(cgroup_of(task), &found, space);
+	bpf_map_update_elem(&groups, &group, &space->group, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&groups, &group);
 }
 
 /*
- * Adds one to a row, which it makes where there is none. If two CPUs make the same
- * row at once, one fails, and finds the other's. Where there is no room, the row of
- * all others counts.
+ * How many times the free room an owner may have, at most. So one owner gets three quarters
+ * of the table, two get three sevenths each, and some room is left for the next.
  */
-static __always_inline void add_exec(const struct exec_key *key)
-{
-	const __u64 zero = 0;
-	__u64 *value = bpf_map_lookup_elem(&execs, key);
+#define SHARE 3
 
-	if (!value) {
-		bpf_map_update_elem(&execs, key, &zero, BPF_NOEXIST);
-		value = bpf_map_lookup_elem(&execs, key);
+/*
+ * Makes a row where there is none, and returns it; NULL where there is no room. If two CPUs
+ * make the same row at once, one fails, and finds the other's.
+ */
+static __noinline struct exec_row *make_row(const struct exec_key *key, __u64 owner,
+					    struct task_struct *task)
+{
+	const struct exec_row empty = {.owner = owner};
+	const __u64 *all = bpf_map_lookup_elem(&owners, &all_owners);
+	const __u64 *own = bpf_map_lookup_elem(&owners, &owner);
+	const __u64 zero = 0;
+	const __u64 used = all ? *all : 0;
+
+	if (used >= config.rows || (own && *own >= SHARE * (config.rows - used)))
+		return NULL;
+	if ((config.container || config.unit) && !add_group(key->group, task))
+		return NULL;
+	if (!bpf_map_update_elem(&execs, key, &empty, BPF_NOEXIST)) {
+		bpf_map_update_elem(&owners, &owner, &zero, BPF_NOEXIST);
+		add_one(&owners, &owner);
+		add_one(&owners, &all_owners);
 	}
-	if (!value)
-		value = bpf_map_lookup_elem(&execs, &other);
-	if (value)
-		__atomic_fetch_add(value, 1, __ATOMIC_RELAXED);
+	return bpf_map_lookup_elem(&execs, key);
+}
+
+/* Adds one to a row, or, where there is no room for it, to the row of all others. */
+static __always_inline void add_exec(const struct exec_key *key, __u64 owner,
+				     struct task_struct *task)
+{
+	struct exec_row *row = bpf_map_lookup_elem(&execs, key);
+
+	if (!row)
+		row = make_row(key, owner, task);
+	if (!row)
+		row = bpf_map_lookup_elem(&execs, &other);
+	if (row)
+		__atomic_fetch_add(&row->count, 1, __ATOMIC_RELAXED);
 }
 
 /* What of eight characters comes before the first NUL, and zeros. */
@@ -480,40 +600,108 @@ static __always_inline __u64 until_nul(__u64 text)
 	return nuls ? text & (((nuls & -nuls) >> 7) - 1) : text;
 }
 
-/* Fires once for each exec, when the task already has its new name. */
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(count_exec, struct task_struct *task)
+/* A command's name, zero-padded. */
+struct command {
+	__u64 words[COMM_SIZE / 8];
+};
+
+/*
+ * Two loads, where a helper would take as long as a whole look-up. Before Linux 5.17 the
+ * rest of a longer name, of before, follows the NUL.
+ */
+static __always_inline struct command command_of(const struct task_struct *task)
 {
-	/*
-	 * Two loads, where a helper would take as long as a whole look-up. Before
-	 * Linux 5.17 the rest of a longer name, of before, follows the NUL.
-	 */
 	const __u64 *comm = (const __u64 *)task->comm;
 	const __u64 first = until_nul(comm[0]);
-	const __u64 command[2] = {first, first >> 56 ? until_nul(comm[1]) : 0};
+
+	return (struct command){{first, first >> 56 ? until_nul(comm[1]) : 0}};
+}
+
+/* The command of the parent process: of its main thread, whichever has made the child. */
+static __always_inline struct command parent_of(const struct task_struct *task)
+{
+	const struct task_struct *parent = task->real_parent;
+
+	/* Neither is NULL; see count_exec(). */
+	if (parent)
+		parent = parent->group_leader;
+	return parent ? command_of(parent) : (struct command){};
+}
+
+/* The user, as the owner of rows or as a label. The cred: see count_exec(). */
+static __always_inline __u64 user_of(const struct task_struct *task)
+{
+	const struct cred *cred = task->cred;
+
+	return cred ? cred->uid.val : 0;
+}
+
+/* The name of the executed file as the caller gave it, of a `#!` script the script's. */
+static __noinline void set_path(char *path, const char *name)
+{
+	const __u32 zero = 0;
+	const long kept = PATH_SIZE - sizeof(PATH_MARK);
+	struct scratch *space;
+	long size;
+
+	__builtin_memset(path, 0, PATH_SIZE);
+	if (bpf_probe_read_kernel_str(path, PATH_SIZE, name) < PATH_SIZE)
+		return;
+	space = bpf_map_lookup_elem(&scratch, &zero);
+	if (!space)
+		return; /* never */
+	size = bpf_probe_read_kernel_str(space->path, MAX_PATH_SIZE, name);
+	if (size <= PATH_SIZE)
+		return;
+	__builtin_memcpy(path, PATH_MARK, sizeof(PATH_MARK) - 1);
+	bpf_probe_read_kernel_str(path + sizeof(PATH_MARK) - 1, kept + 1, name + size - 1 - kept);
+}
+
+/* Fires once for each exec, when the task already has its new name. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(count_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	const struct command command = command_of(task);
 	union {
 		char text[KEY_SIZE];
 		__u64 words[KEY_SIZE / 8];
 	} watched = {KEY_WATCH_PREFIX};
-	struct exec_key key __attribute__((aligned(8))) = {};
-	const struct cred *cred = task->cred;
+	struct exec_key key __attribute__((aligned(8)));
+	char *const labels = (char *)&key;
+	__u64 container = 0;
 
+	key.group = 0;
+	if (config.container || config.unit)
+		key.group = group_of(task, &container);
 	if (config.command)
-		__builtin_memcpy(key.command, command, COMM_SIZE);
-	if (config.container)
-		set_container(task, key.container);
-	/* Never NULL, but on kernels built by clang the verifier takes it for one that may be. */
-	if (config.user && cred)
-		key.uid = cred->uid.val;
+		*(struct command *)(labels + config.command) = command;
+	if (config.parent)
+		*(struct command *)(labels + config.parent) = parent_of(task);
+	if (config.user)
+		*(__u64 *)(labels + config.user) = user_of(task);
+	if (config.path)
+		set_path(labels + config.path, bprm->filename);
 
 	_Static_assert(sizeof(KEY_WATCH_PREFIX) - 1 == 5, "the shifts below move by five bytes");
-	watched.words[0] |= command[0] << 40;
-	watched.words[1] = command[0] >> 24 | command[1] << 40;
-	watched.words[2] = command[1] >> 24;
+	watched.words[0] |= command.words[0] << 40;
+	watched.words[1] = command.words[0] >> 24 | command.words[1] << 40;
+	watched.words[2] = command.words[1] >> 24;
 	add_one(&execve_counter, &watched);
-	add_exec(&key);
+	add_exec(&key, container ? container : USER_OWNER | user_of(task), task);
 	if (config.failures)
 		end_call();
+	return 0;
+}
+
+/* A cgroup was removed: nothing is in it any more. The kernel runs one of these at a time. */
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(end_group, struct cgroup *cgroup)
+{
+	const __u64 serial = cgroup->self.serial_nr;
+	struct group *group = bpf_map_lookup_elem(&groups, &serial);
+
+	if (group)
+		group->ended = bpf_ktime_get_boot_ns();
 	return 0;
 }
 
@@ -541,3 +729,4 @@ ENTER(count_attempts, "tp_btf/sys_enter", 0)
 ENTER(count_failures, "tp_btf/sys_exit", 0)
 ENTER(count_killed, "tp_btf/sched_process_exit", 0)
 ENTER(count_exec, "tp_btf/sched_process_exec", 0)
+ENTER(end_group, "tp_btf/cgroup_rmdir", 0)

@@ -38,32 +38,104 @@
  * Map `execs`: a hash of counters of execs, that is, of calls that succeeded and
  * replaced the program.
  *
- *   key    struct exec_key; fields that struct config does not choose are zero
- *   value  __u64
+ *   key    struct exec_key, of which only the first config.key_size bytes are there
+ *   value  struct exec_row
  *
- * The kernel inserts a row when it is first needed; no row is ever removed. User
- * space seeds one row, OTHER_KEY, which counts the execs that find no room. So the
- * sum over all rows, and the runs of count_exec that the kernel skipped, is the
- * number of execs, at every moment.
+ * The kernel inserts a row when it is first needed, and adds to it as long as its group
+ * lives. User space seeds two rows, which the kernel never inserts: OTHER_GROUP counts the
+ * execs that find no room, RETIRED_GROUP those of the rows that user space has removed, once
+ * their groups had ended. So the sum over all rows, and the runs of count_exec that the
+ * kernel skipped, is the number of execs, at every moment.
  */
-#define EXECS_MAP      "execs"
-#define CONTAINER_SIZE 32
+#define EXECS_MAP "execs"
+
+/* The labels whose values are in a key, with their sizes, which are multiples of 8. */
+#define KEY_LABELS(label)                                                                          \
+	label(command, COMM_SIZE)        /* as above, zero-padded */                               \
+		label(parent, COMM_SIZE) /* the command of the parent */                           \
+		label(user, 8)           /* __u64: the real uid in the initial user namespace */   \
+		label(path, PATH_SIZE)   /* the file's name as the caller gave it, zero-padded */
+
+/*
+ * Of a path that is longer than PATH_SIZE - 1 bytes the end is kept, after PATH_MARK. What
+ * the cut has left of a character follows the mark.
+ */
+#define PATH_SIZE 128
+#define PATH_MARK "\xe2\x80\xa6" /* U+2026, three dots */
+
+/* The labels that a control group has: their values are in struct group. */
+#define GROUP_LABELS(label) label(container, CONTAINER_SIZE) label(unit, UNIT_SIZE)
 
 struct exec_key {
-	char command[COMM_SIZE]; /* as above, zero-padded */
 	/*
-	 * The id, half as many bytes as hexadecimal digits; all zero outside
-	 * containers, all 0xff (UNKNOWN_CONTAINER) for a process without an id in
-	 * a PID namespace other than the initial one.
+	 * The key in `groups`; 0 where no control group has one of the labels that are chosen;
+	 * with UNKNOWN_CONTAINER for a process without a container's id in a PID namespace
+	 * other than the initial one.
 	 */
-	unsigned char container[CONTAINER_SIZE];
-	unsigned int uid; /* the real one, in the initial user namespace */
+	unsigned long long group;
+	/* The labels of KEY_LABELS that are chosen, in that order. */
+#define SIZE(name, size) +size
+	unsigned char labels[0 KEY_LABELS(SIZE)];
+#undef SIZE
 };
 
-#define UNKNOWN_CONTAINER 0xff
+#define UNKNOWN_CONTAINER (1ULL << 63)
+#define OTHER_GROUP       (~0ULL)
+#define RETIRED_GROUP     (~0ULL - 1)
 
-#define OTHER_UID ((unsigned int)-1) /* which no user has */
-#define OTHER_KEY {{0}, {0}, OTHER_UID}
+struct exec_row {
+	unsigned long long count;
+	/* Rows that user space has added to this one, and removed. */
+	unsigned long long rows;
+	/* Who has made it necessary: a key of `owners`. */
+	unsigned long long owner;
+	/*
+	 * While user space adds this row to another one: the other's group, and what count and
+	 * rows will be there; else 0. If it dies meanwhile, another can go on.
+	 */
+	unsigned long long target;
+	unsigned long long target_count;
+	unsigned long long target_rows;
+};
+
+/*
+ * Map `groups`: a hash of the control groups that have been seen, and have a label: the
+ * innermost one for each process.
+ *
+ *   key    __u64: the control group's serial number; the kernel gives each number once
+ *   value  struct group
+ *
+ * The kernel inserts a group at its first exec, and notes when it is removed: from then on
+ * nothing can exec in it. User space may then change and remove it.
+ *
+ * Key MOVES is no group. Its `ended` is odd while user space moves rows, and changes each
+ * time: whoever has read the same even number before and after has read every exec once.
+ */
+#define GROUPS_MAP     "groups"
+#define MOVES          0
+#define CONTAINER_SIZE 32
+#define UNIT_SIZE      256
+
+struct group {
+	unsigned long long ended; /* ns since boot; 0 while it lives */
+	/* The id, half as many bytes as hexadecimal digits; zero outside containers. */
+	unsigned char container[CONTAINER_SIZE];
+	/* The name of the systemd unit, zero-padded; empty outside units. */
+	char unit[UNIT_SIZE];
+};
+
+/*
+ * Map `owners`: a hash of the numbers of rows in `execs`, by who has made them necessary.
+ *
+ *   key    __u64: the serial number of the container's control group; outside containers,
+ *          and where container is not chosen, USER_OWNER and the uid; ALL_OWNERS for all
+ *   value  __u64: rows
+ *
+ * The kernel counts up; user space, which removes rows, sets the numbers. See make_row().
+ */
+#define OWNERS_MAP "owners"
+#define USER_OWNER (1ULL << 63)
+#define ALL_OWNERS (~0ULL)
 
 /*
  * Map `.rodata.config`: one struct config, written before the programs are loaded.
@@ -71,19 +143,27 @@ struct exec_key {
 #define CONFIG_MAP ".rodata.config"
 
 struct config {
-	/* The fields of struct exec_key to fill; bool. */
-	unsigned char command;
-	unsigned char container;
-	unsigned char user;
+	/* Of each label of KEY_LABELS the offset in struct exec_key; 0 where it is not chosen. */
+#define OFFSET(name, size) unsigned char name;
+	KEY_LABELS(OFFSET)
+#undef OFFSET
+	/* Whether each label of GROUP_LABELS is chosen; bool. */
+#define CHOSEN(name, size) unsigned char name;
+	GROUP_LABELS(CHOSEN)
+#undef CHOSEN
 	/*
-	 * Whether the containers' cgroups are those of the pids controller, because it
-	 * is in a version 1 hierarchy; else those of the unified hierarchy. bool.
+	 * Whether the labels' cgroups are those of the pids controller, because it is in a
+	 * version 1 hierarchy; else those of the unified hierarchy. bool.
 	 */
 	unsigned char cgroup_v1;
 	/* Whether calls are followed to their ends, in `calls`, and counted there; bool. */
 	unsigned char failures;
 	/* Whether attempts are not counted, though calls may be followed; bool. */
 	unsigned char no_attempts;
+	/* Of the part of struct exec_key that is there. */
+	unsigned char key_size;
+	/* Room in `execs`. */
+	unsigned int rows;
 };
 
 /*
@@ -135,14 +215,14 @@ struct call {
  * The maps are pinned by their names below PIN_VERSION, which changes with anything
  * above; so are enter_<program> and link_<program>.
  */
-#define PIN_VERSION "v2"
+#define PIN_VERSION "v3"
 
 /* Map `state`: an array of one struct state, written before anything is attached. */
 #define STATE_MAP "state"
 
 struct state {
 	unsigned long long start_time; /* when these counts began: ms since 1970 */
-	struct config keys;            /* what `execs` is keyed by */
+	struct config config;          /* how they are counted */
 };
 
 #endif

@@ -84,10 +84,16 @@ struct sigpending {
 struct task_struct {
 	struct thread_info thread_info;
 	char comm[16];
+	struct task_struct *real_parent;
+	struct task_struct *group_leader;
 	struct css_set *cgroups;
 	const struct cred *cred;
 	struct pid *thread_pid;
 	struct sigpending pending;
+};
+
+struct linux_binprm {
+	const char *filename;
 };
 
 struct task_struct___x86 {

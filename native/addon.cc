@@ -4,6 +4,7 @@
 // libbpf or NSS refuses is an Error as FailureError makes it. src/kernel/addon.ts is the only
 // caller.
 #include <napi.h>
+#include <time.h>
 
 #include <chrono>
 #include <cstdint>
@@ -32,16 +33,13 @@ Napi::Value FindCounters(const Napi::CallbackInfo& info) {
   return ids;
 }
 
-// settle(): void
-void Settle(const Napi::CallbackInfo& info) { Try(info.Env(), Counters::Settle); }
-
 // pinned(pins: string): { flags: string[]; rows: number }
 Napi::Value Pinned(const Napi::CallbackInfo& info) {
   const Pins pins(StringOf(info[0], "pins"));
-  const Layout layout = Try(info.Env(), [&] { return pins.ReadLayout(); });
+  const config config = Try(info.Env(), [&] { return pins.ReadConfig(); });
   Napi::Object object = Napi::Object::New(info.Env());
-  object["flags"] = FlagsOf(info.Env(), layout.keys);
-  object["rows"] = layout.rows;
+  object["flags"] = FlagsOf(info.Env(), config);
+  object["rows"] = config.rows;
   return object;
 }
 
@@ -93,6 +91,13 @@ void RestrictTo(const Napi::CallbackInfo& info) {
   Try(info.Env(), [&] { Restrict(account, keep); });
 }
 
+// bootTime(): number
+Napi::Value BootTime(const Napi::CallbackInfo& info) {
+  timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return Napi::Number::New(info.Env(), now.tv_sec * 1e3 + now.tv_nsec / 1e6);
+}
+
 // notify(state: string): boolean
 Napi::Value NotifyOf(const Napi::CallbackInfo& info) {
   const std::string state = StringOf(info[0], "state");
@@ -102,8 +107,8 @@ Napi::Value NotifyOf(const Napi::CallbackInfo& info) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["Session"] = SessionWrap::Define(env);
   exports["Follower"] = FollowerWrap::Define(env);
+  exports["bootTime"] = Napi::Function::New(env, BootTime);
   exports["findCounters"] = Napi::Function::New(env, FindCounters);
-  exports["settle"] = Napi::Function::New(env, Settle);
   exports["mountBpffs"] = Napi::Function::New(env, MountBpffs);
   exports["pinned"] = Napi::Function::New(env, Pinned);
   exports["account"] = Napi::Function::New(env, AccountOf);

@@ -21,7 +21,7 @@ std::array<char, KEY_SIZE> Pad(std::string_view key) {
 
 }  // namespace
 
-Counters::Counters(Fd map) : hash_(std::move(map), KEY_SIZE, MAX_COUNTERS) {}
+Counters::Counters(Fd map) : hash_(std::move(map), KEY_SIZE, sizeof(uint64_t), MAX_COUNTERS) {}
 
 bool Counters::ValidKey(std::string_view key) {
   return !key.empty() && key.size() < KEY_SIZE && key.find('\0') == std::string_view::npos;
@@ -59,28 +59,9 @@ std::vector<std::pair<std::string, uint64_t>> Counters::Read() {
   counters.reserve(count);
   for (uint32_t i = 0; i < count; i++) {
     const char* key = hash_.Key(i);
-    counters.emplace_back(std::string(key, strnlen(key, KEY_SIZE)), hash_.Value(i));
+    counters.emplace_back(std::string(key, strnlen(key, KEY_SIZE)), hash_.ValueAt<uint64_t>(i));
   }
   return counters;
-}
-
-void Counters::Settle() {
-  // The update of a map of maps returns when no program runs any more that could
-  // have seen what was there before (maybe_wait_bpf_programs() in the kernel).
-  const Fd inner(
-      bpf_map_create(BPF_MAP_TYPE_ARRAY, nullptr, sizeof(uint32_t), sizeof(uint32_t), 1, nullptr));
-  if (!inner) throw Failure(Step::kSettle, errno);
-  bpf_map_create_opts options{};
-  options.sz = sizeof(options);
-  options.inner_map_fd = inner.get();
-  const Fd outer(bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, nullptr, sizeof(uint32_t),
-                                sizeof(uint32_t), 1, &options));
-  if (!outer) throw Failure(Step::kSettle, errno);
-  const uint32_t index = 0;
-  const int value = inner.get();
-  if (bpf_map_update_elem(outer.get(), &index, &value, BPF_ANY) < 0) {
-    throw Failure(Step::kSettle, errno);
-  }
 }
 
 }  // namespace execve_counter

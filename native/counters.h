@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "barrier.h"
 #include "fd.h"
 #include "hash.h"
 
@@ -29,15 +30,15 @@ class Counters {
   // All of them, in no particular order.
   std::vector<std::pair<std::string, uint64_t>> Read();
 
-  // Waits until every program that runs now has ended: milliseconds, mostly.
   // The kernel reuses a removed element at once, and a program that found it before
-  // would add to the key that comes after: settle between a Remove and the next Insert.
-  static void Settle();
+  // would add to the key that comes after: wait between a Remove and the next Insert.
+  Barrier& barrier() { return barrier_; }
 
   int fd() const { return hash_.fd(); }
 
  private:
   Hash hash_;
+  Barrier barrier_;
 };
 
 }  // namespace execve_counter

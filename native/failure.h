@@ -38,6 +38,7 @@ enum class Step {
   kDelete,
   kRead,
   kSettle,
+  kRetire,
   kInfo,
   // Of the process: its accounts, its service manager, its privileges.
   kUser,
@@ -88,6 +89,8 @@ inline const char* NameOf(Step step) {
       return "delete";
     case Step::kRead:
       return "read";
+    case Step::kRetire:
+      return "retire";
     case Step::kSettle:
       return "settle";
     case Step::kInfo:

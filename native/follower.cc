@@ -14,6 +14,7 @@
 #include "../bpf/execve_counter.h"
 #include "failure.h"
 #include "inspect.h"
+#include "labels.h"
 #include "pins.h"
 
 namespace execve_counter {
@@ -31,13 +32,17 @@ Fd OpenCounters(uint32_t id) {
   return map;
 }
 
+constexpr uint32_t kMostEntries = 65536 + 1;
+
 // A map of the followed meter, if it is of this version.
-Fd OpenTable(uint32_t id, uint32_t type, uint32_t key_size, uint32_t value_size) {
+Fd OpenTable(uint32_t id, uint32_t type, uint32_t key_size, uint32_t value_size,
+             uint32_t entries = 1) {
   Fd map(bpf_map_get_fd_by_id(id));
   if (!map) throw Failure(Step::kFollow, errno == ENOENT ? ESRCH : errno);
   const bpf_map_info info = MapInfoOf(map.get());
   // More than a meter ever has would not fit into memory.
-  if (!Fits(info, type, key_size, value_size) || info.max_entries > 65536) {
+  if (!Fits(info, type, key_size, value_size) || info.max_entries != entries ||
+      entries > kMostEntries) {
     throw Failure(Step::kFollow, EINVAL);
   }
   return map;
@@ -171,21 +176,27 @@ void Follower::Follow() {
   // Loaded as the last of the programs that count: where it is, all are.
   if (!counting_execs) throw Failure(Step::kFollow, ESRCH);
 
-  Layout layout;
-  const Fd keys = OpenTable(counting_execs->Map(CONFIG_MAP), BPF_MAP_TYPE_ARRAY, sizeof(uint32_t),
-                            sizeof(config));
+  config config;
+  const Fd configured = OpenTable(counting_execs->Map(CONFIG_MAP), BPF_MAP_TYPE_ARRAY,
+                                  sizeof(uint32_t), sizeof(config));
   const uint32_t index = 0;
-  if (bpf_map_lookup_elem(keys.get(), &index, &layout.keys) < 0) {
+  if (bpf_map_lookup_elem(configured.get(), &index, &config) < 0) {
     throw Failure(Step::kFollow, errno);
   }
-  Fd execs = OpenTable(counting_execs->Map(EXECS_MAP), BPF_MAP_TYPE_HASH, sizeof(exec_key),
-                       sizeof(uint64_t));
-  layout.rows = MapInfoOf(execs.get()).max_entries;
-  Fd failed;
+  if (!IsArranged(config)) throw Failure(Step::kFollow, EINVAL);
+  const auto open = [&](const char* name, uint32_t key_size, uint32_t value_size,
+                        uint32_t entries) {
+    return OpenTable(counting_execs->Map(name), BPF_MAP_TYPE_HASH, key_size, value_size, entries);
+  };
+  TableMaps maps;
+  maps.execs = open(EXECS_MAP, config.key_size, sizeof(exec_row), config.rows);
+  maps.groups = open(GROUPS_MAP, sizeof(uint64_t), sizeof(group), GroupsFor(config));
+  maps.owners = open(OWNERS_MAP, sizeof(uint64_t), sizeof(uint64_t), OwnersFor(config));
   if (failures_map) {
-    failed = OpenTable(failures_map, BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(failures));
+    maps.failures =
+        OpenTable(failures_map, BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(failures), 2);
   }
-  tables_ = Tables(std::move(execs), std::move(failed), layout);
+  tables_.emplace(std::move(maps), config, false);
   followed_ = std::move(followed);
 }
 
@@ -232,6 +243,7 @@ std::vector<MapInfo> Follower::Maps() const {
   };
   add(counters_.fd());
   add(tables_->execs());
+  add(tables_->groups());
   if (tables_->failures()) add(tables_->failures().get());
   return maps;
 }

@@ -11,12 +11,13 @@
 namespace execve_counter {
 
 // Not by make_unique, which would write to all of the buffer.
-Hash::Hash(Fd map, uint32_t key_size, uint32_t capacity)
+Hash::Hash(Fd map, uint32_t key_size, uint32_t value_size, uint32_t capacity)
     : map_(std::move(map)),
       key_size_(key_size),
+      value_size_(value_size),
       capacity_(capacity),
       keys_(new char[size_t{capacity} * key_size]),
-      values_(new uint64_t[capacity]) {}
+      values_(new char[size_t{capacity} * value_size]) {}
 
 uint32_t Hash::Read() {
   // The buffers hold the fullest map, so the first call reaches the end of the

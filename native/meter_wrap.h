@@ -75,6 +75,7 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
     add("update", Method<void>(&MeterWrap::Update));
     add("insert", Method(&MeterWrap::Insert));
     add("remove", Method(&MeterWrap::Remove));
+    add("settle", Method<void>(&MeterWrap::Settle));
     add("readCounters", Method(&MeterWrap::ReadCounters));
     add("readExecs", Method(&MeterWrap::ReadExecs));
     add("readFailures", Method(&MeterWrap::ReadFailures));
@@ -194,6 +195,12 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
     return Napi::Boolean::New(env, Call(env, [&] { return counters.Remove(key); }));
   }
 
+  void Settle(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Counters& counters = GetCounters(env);
+    Call(env, [&] { counters.barrier().Wait(); });
+  }
+
   Napi::Value ReadCounters(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     Counters& counters = GetCounters(env);
@@ -225,7 +232,7 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
   }
 
   Napi::Value FlagsThatAreSet(const Napi::CallbackInfo& info) {
-    return FlagsOf(info.Env(), GetTables(info.Env()).keys());
+    return FlagsOf(info.Env(), GetTables(info.Env()).config());
   }
 
   void Close(const Napi::CallbackInfo& info) {

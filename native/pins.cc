@@ -13,6 +13,7 @@
 
 #include "failure.h"
 #include "inspect.h"
+#include "labels.h"
 
 namespace execve_counter {
 
@@ -27,7 +28,8 @@ void Pins::MountBpffs(const std::string& directory) {
 }
 
 std::vector<std::string> Pins::MapNames(const std::vector<std::string>& programs) {
-  std::vector<std::string> names = {COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP};
+  std::vector<std::string> names = {COUNTERS_MAP, EXECS_MAP, GROUPS_MAP, OWNERS_MAP,
+                                    FAILURES_MAP, CALLS_MAP, STATE_MAP};
   for (const std::string& program : programs) names.push_back(kNext + program);
   return names;
 }
@@ -42,20 +44,15 @@ Fd Pins::Open(const std::string& name) const {
   return fd;
 }
 
-Layout Pins::ReadLayout() const {
-  const Fd execs = Open(EXECS_MAP);
+config Pins::ReadConfig() const {
   const Fd begun = Open(STATE_MAP);
-  const bpf_map_info rows = MapInfoOf(execs.get());
-  if (!Fits(rows, BPF_MAP_TYPE_HASH, sizeof(exec_key), sizeof(uint64_t))) {
-    throw Failure(Step::kPinned, EINVAL, EXECS_MAP);
-  }
   const uint32_t index = 0;
   state state{};
   if (!Fits(MapInfoOf(begun.get()), BPF_MAP_TYPE_ARRAY, sizeof(index), sizeof(state)) ||
-      bpf_map_lookup_elem(begun.get(), &index, &state) < 0) {
+      bpf_map_lookup_elem(begun.get(), &index, &state) < 0 || !IsArranged(state.config)) {
     throw Failure(Step::kPinned, EINVAL, STATE_MAP);
   }
-  return {state.keys, rows.max_entries};
+  return state.config;
 }
 
 void Pins::Reuse(bpf_map* map) const {

@@ -31,7 +31,7 @@ class Pins {
   static std::vector<std::string> MapNames(const std::vector<std::string>& programs);
 
   // How the pinned meter counts.
-  Layout ReadLayout() const;
+  config ReadConfig() const;
   // Uses a pinned map in place of the one that would be made, if it is the same.
   void Reuse(bpf_map* map) const;
   // The entry that is attached for a program, and the link that attaches it. It must be a

@@ -16,6 +16,7 @@
 
 #include "failure.h"
 #include "inspect.h"
+#include "labels.h"
 #include "tracepoint.h"
 
 namespace execve_counter {
@@ -53,8 +54,11 @@ void Session::Load(const Plan& plan) {
   if (!plan.reuse) Seed();
   if (plan.pins && !plan.reuse) PinAll();
   Fd counters = Copy(COUNTERS_MAP);
-  tables_.emplace(Copy(EXECS_MAP), Copy(FAILURES_MAP), plan.layout);
+  tables_.emplace(
+      TableMaps{Copy(EXECS_MAP), Copy(GROUPS_MAP), Copy(OWNERS_MAP), Copy(FAILURES_MAP)},
+      plan_.config, true);
   counters_.emplace(std::move(counters));
+  counters_->barrier().Prepare();
 }
 
 // Chooses the programs to load and the maps to make.
@@ -73,11 +77,20 @@ void Session::Choose() {
 }
 
 void Session::Configure() {
-  const auto& [keys, rows] = plan_.layout;
-  int error = bpf_map__set_initial_value(object_.Map(CONFIG_MAP), &keys, sizeof(keys));
-  if (!error) error = bpf_map__set_max_entries(object_.Map(EXECS_MAP), rows);
-  if (!error && keys.failures) error = bpf_map__set_max_entries(object_.Map(CALLS_MAP), MAX_CALLS);
-  if (error) throw Failure(Step::kLoad, -error);
+  config& config = plan_.config;
+  Arrange(config);
+  const auto check = [](int error) {
+    if (error) throw Failure(Step::kLoad, -error);
+  };
+  const auto resize = [&](const char* map, uint32_t entries) {
+    check(bpf_map__set_max_entries(object_.Map(map), entries));
+  };
+  check(bpf_map__set_initial_value(object_.Map(CONFIG_MAP), &config, sizeof(config)));
+  check(bpf_map__set_key_size(object_.Map(EXECS_MAP), config.key_size));
+  resize(EXECS_MAP, config.rows);
+  resize(GROUPS_MAP, GroupsFor(config));
+  resize(OWNERS_MAP, OwnersFor(config));
+  if (config.failures) resize(CALLS_MAP, MAX_CALLS);
 }
 
 // Reuses what is pinned.
@@ -94,11 +107,16 @@ void Session::Reuse() {
 }
 
 void Session::Seed() {
-  const exec_key other = OTHER_KEY;
-  const uint64_t zero = 0;
-  if (bpf_map_update_elem(bpf_map__fd(object_.Map(EXECS_MAP)), &other, &zero, BPF_ANY) < 0) {
-    throw Failure(Step::kLoad, errno);
-  }
+  const auto insert = [&](const char* map, const auto& key, const auto& value) {
+    if (bpf_map_update_elem(bpf_map__fd(object_.Map(map)), &key, &value, BPF_ANY) < 0) {
+      throw Failure(Step::kLoad, errno);
+    }
+  };
+  const bool groups = HasGroups(plan_.config);
+  insert(EXECS_MAP, exec_key{OTHER_GROUP, {}}, exec_row{});
+  if (groups) insert(EXECS_MAP, exec_key{RETIRED_GROUP, {}}, exec_row{});
+  insert(GROUPS_MAP, uint64_t{MOVES}, group{});
+  insert(OWNERS_MAP, uint64_t{ALL_OWNERS}, uint64_t{groups ? 2U : 1U});
 }
 
 void Session::PinAll() {
@@ -128,13 +146,14 @@ uint64_t Session::Begin(uint64_t now) {
       throw Failure(Step::kPinned, errno, STATE_MAP);
     }
     // From now on the rows would be keyed by other fields.
-    if (memcmp(&state.keys, &plan_.layout.keys, sizeof(config)) != 0) {
+    if (memcmp(&state.config, &plan_.config, sizeof(config)) != 0) {
       throw Failure(Step::kPinned, EINVAL, STATE_MAP);
     }
+    tables_->Recover();
     return state.start_time;
   }
   state.start_time = now;
-  state.keys = plan_.layout.keys;
+  state.config = plan_.config;
   if (bpf_map_update_elem(fd, &index, &state, BPF_ANY) < 0) {
     throw Failure(Step::kPin, errno, STATE_MAP);
   }
@@ -177,6 +196,10 @@ Session::Link Session::Hook(const std::string& name, bpf_program* program) {
   // record every call on that CPU without a reader; the program runs without that.
   if (tracepoint) ioctl(event.release(), PERF_EVENT_IOC_DISABLE, 0);
   return Link(link, bpf_link__destroy);
+}
+
+uint32_t Session::Retire(uint64_t ended_before) {
+  return tables_->Retire(ended_before, counters_->barrier());
 }
 
 std::vector<ProgramInfo> Session::Programs() const {

@@ -34,7 +34,7 @@ namespace execve_counter {
 // What to load, and how it counts.
 struct Plan {
   std::vector<std::string> programs;
-  Layout layout;
+  struct config config{};  // without the places of labels in a key
   // The directory to pin everything in, so that it outlives the process.
   std::optional<Pins> pins;
   bool reuse = false;  // what is pinned there, rather than to pin anew
@@ -44,7 +44,7 @@ class Session {
  public:
   explicit Session(Object object);
 
-  // Creates the maps, seeds OTHER_KEY, and loads the named programs, no others. Once only.
+  // Creates the maps, seeds their first rows, and loads the named programs, no others. Once only.
   // With pins it pins the maps, or reuses the pinned ones; a pin that does not fit is a
   // Failure of the step kPinned.
   void Load(const Plan& plan);
@@ -60,6 +60,13 @@ class Session {
   // Adds one loaded program to its hook, once (EEXIST). Where pins are reused it replaces the
   // one that was there, between two events. Tracepoints: see OpenTracepoint.
   void Attach(const std::string& program);
+
+  // Removes rows of control groups that ended before that time, in ns since boot, and adds them
+  // to the row of all retired ones; returns how many. Some may be left for the next call, so
+  // that none takes long. Rows of a group are kept while another with the same labels lives:
+  // they are added to those of one group, the first of these that have ended. It waits until
+  // no program can add to them any more. Failure of the step kRetire or kSettle.
+  uint32_t Retire(uint64_t ended_before);
 
   // The loaded programs, and the maps, in the object's order. Failure of the step kSlot where
   // a pinned entry calls another program than this Session's.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "session_wrap.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -9,18 +11,15 @@
 namespace execve_counter {
 namespace {
 
-config KeysOf(const Napi::Value& flags) {
-  config keys{};
+void SetFlags(config& config, const Napi::Value& flags) {
   for (const std::string& name : StringsOf(flags, "flags")) {
     const auto flag = Flags().find(name);
     if (flag == Flags().end()) {
       throw Napi::TypeError::New(flags.Env(),
-                                 "flags must be of command, user, container, cgroup_v1, "
-                                 "failures, no_attempts");
+                                 "flags must be labels, cgroup_v1, failures, no_attempts");
     }
-    keys.*(flag->second) = true;
+    config.*(flag->second) = true;
   }
-  return keys;
 }
 
 Pins PinsOf(const Napi::Value& value) {
@@ -33,9 +32,9 @@ Pins PinsOf(const Napi::Value& value) {
 using Reader = void (*)(Plan& plan, const Napi::Value& value);
 const std::map<std::string, Reader>& Options() {
   static const std::map<std::string, Reader> options = {
-      {"flags", [](Plan& plan, const Napi::Value& value) { plan.layout.keys = KeysOf(value); }},
+      {"flags", [](Plan& plan, const Napi::Value& value) { SetFlags(plan.config, value); }},
       {"rows",
-       [](Plan& plan, const Napi::Value& value) { plan.layout.rows = U32Of(value, "rows", 2); }},
+       [](Plan& plan, const Napi::Value& value) { plan.config.rows = U32Of(value, "rows", 2); }},
       {"pins", [](Plan& plan, const Napi::Value& value) { plan.pins = PinsOf(value); }},
       {"reuse",
        [](Plan& plan, const Napi::Value& value) { plan.reuse = BooleanOf(value, "reuse"); }},
@@ -49,6 +48,7 @@ Plan PlanOf(const Napi::Value& value) {
   if (!value.IsObject()) throw Napi::TypeError::New(env, "the options must be an object");
   const Napi::Object given = value.As<Napi::Object>();
   Plan plan;
+  plan.config.rows = 2;
   plan.programs = StringsOf(given.Get("programs"), "programs");
   const Napi::Array names = given.GetPropertyNames();
   for (uint32_t i = 0; i < names.Length(); i++) {
@@ -68,7 +68,8 @@ Plan PlanOf(const Napi::Value& value) {
 Napi::Function SessionWrap::Define(Napi::Env env) {
   return MeterWrap::Define(
       env, "Session",
-      {InstanceMethod<&SessionWrap::Load>("load"), InstanceMethod<&SessionWrap::Attach>("attach")});
+      {InstanceMethod<&SessionWrap::Load>("load"), InstanceMethod<&SessionWrap::Attach>("attach"),
+       InstanceMethod<&SessionWrap::Retire>("retire")});
 }
 
 SessionWrap::SessionWrap(const Napi::CallbackInfo& info) : MeterWrap(info) {
@@ -92,6 +93,15 @@ void SessionWrap::Attach(const Napi::CallbackInfo& info) {
   Session& session = Get(env);
   const std::string program = StringOf(info[0], "program");
   Call(env, [&] { session.Attach(program); });
+}
+
+Napi::Value SessionWrap::Retire(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  GetTables(env);
+  Session& session = Get(env);
+  const uint64_t most = UINT64_MAX / 1000000;  // ns in a ms
+  const uint64_t before = std::min(TimeOf(info[0], "endedBefore"), most) * 1000000;
+  return Napi::Number::New(env, Call(env, [&] { return session.Retire(before); }));
 }
 
 }  // namespace execve_counter

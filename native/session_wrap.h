@@ -20,6 +20,7 @@ class SessionWrap : public MeterWrap<SessionWrap, Session> {
  private:
   void Load(const Napi::CallbackInfo& info);
   void Attach(const Napi::CallbackInfo& info);
+  Napi::Value Retire(const Napi::CallbackInfo& info);
 
   bool taken_ = false;  // load() was called
 };

@@ -2,27 +2,28 @@
 #include "tables.h"
 
 #include <bpf/bpf.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <iterator>
 #include <memory>
+#include <unordered_map>
 #include <utility>
 
 #include "failure.h"
+#include "labels.h"
+#include "retirement.h"
 
 namespace execve_counter {
 namespace {
 
-// A container's id as text: empty outside containers, "unknown" for a container without an id.
+// A container's id as text; empty for none.
 std::string Container(const unsigned char (&id)[CONTAINER_SIZE]) {
-  const auto all = [&](unsigned char value) {
-    return std::all_of(std::begin(id), std::end(id),
-                       [=](unsigned char byte) { return byte == value; });
-  };
-  if (all(0)) return "";
-  if (all(UNKNOWN_CONTAINER)) return "unknown";
+  if (std::all_of(std::begin(id), std::end(id), [](unsigned char byte) { return byte == 0; })) {
+    return "";
+  }
   std::string text;
   for (const unsigned char byte : id) {
     text += "0123456789abcdef"[byte >> 4];
@@ -31,24 +32,174 @@ std::string Container(const unsigned char (&id)[CONTAINER_SIZE]) {
   return text;
 }
 
+// systemd puts a '_' before names that could be taken for a file of the kernel's.
+std::string Unit(const char* name) {
+  if (*name == '_') name++;
+  return std::string(name, strnlen(name, UNIT_SIZE - 1));
+}
+
+// What a cut has left of a character is dropped.
+std::string Text(const char* bytes, uint32_t size) {
+  std::string text(bytes, strnlen(bytes, size));
+  constexpr size_t mark = sizeof(PATH_MARK) - 1;
+  if (size != PATH_SIZE || text.compare(0, mark, PATH_MARK) != 0) return text;
+  size_t rest = mark;
+  while (rest < text.size() && (text[rest] & 0xc0) == 0x80) rest++;
+  return text.erase(mark, rest - mark);
+}
+
+RowKind KindOf(uint64_t group) {
+  return group == OTHER_GROUP     ? RowKind::kOther
+         : group == RETIRED_GROUP ? RowKind::kRetired
+                                  : RowKind::kPlain;
+}
+
+uint64_t GroupAt(const char* key) {
+  uint64_t group;
+  memcpy(&group, key, sizeof(group));
+  return group;
+}
+
+// The rows that another process is moving, or was when it died: they count as if they had
+// arrived. Of each target its sum; the rows themselves are left out.
+class Arrivals {
+ public:
+  void Note(const char* key, uint32_t size, const exec_row& row) {
+    std::string there(size, '\0');
+    if (row.target != RETIRED_GROUP) there.assign(key, size);
+    memcpy(there.data(), &row.target, sizeof(row.target));
+    sums_[there] = row;
+  }
+  bool empty() const { return sums_.empty(); }
+  const exec_row* At(const char* key, uint32_t size) const {
+    const auto sum = sums_.find(std::string(key, size));
+    return sum == sums_.end() ? nullptr : &sum->second;
+  }
+
+ private:
+  std::unordered_map<std::string, exec_row> sums_;
+};
+
 }  // namespace
 
-Tables::Tables(Fd execs, Fd failures, const Layout& layout)
-    : keys_(layout.keys),
-      execs_(std::move(execs), sizeof(exec_key), layout.rows),
-      failures_(std::move(failures)) {}
+Tables::Tables(TableMaps maps, const struct config& config, bool ours)
+    : config_(config),
+      ours_(ours),
+      execs_(std::move(maps.execs), config.key_size, sizeof(exec_row), config.rows),
+      groups_(std::move(maps.groups), sizeof(uint64_t), sizeof(group), GroupsFor(config)),
+      owners_(std::move(maps.owners), sizeof(uint64_t), sizeof(uint64_t), OwnersFor(config)),
+      failures_(std::move(maps.failures)) {}
 
-std::vector<Exec> Tables::ReadExecs() {
-  std::vector<Exec> execs;
-  const uint32_t count = execs_.Read();
-  execs.reserve(count);
-  for (uint32_t i = 0; i < count; i++) {
-    exec_key key;
-    memcpy(&key, execs_.Key(i), sizeof(key));
-    execs.push_back({std::string(key.command, strnlen(key.command, COMM_SIZE)),
-                     Container(key.container), key.uid, execs_.Value(i)});
+// Reads the rows and their groups. Each exec is in one row, whatever another process moves.
+uint32_t Tables::ReadRows() {
+  if (!HasGroups(config_)) return execs_.Read();
+  const uint64_t key = MOVES;
+  const auto moves = [&] {
+    group moves;
+    if (bpf_map_lookup_elem(groups(), &key, &moves) < 0) throw Failure(Step::kRead, errno);
+    return moves.ended;
+  };
+  // Where the number stays odd, the process has died, and nothing moves.
+  for (int attempt = 0;; attempt++) {
+    const uint64_t before = ours_ ? 0 : moves();
+    const uint32_t count = execs_.Read();
+    // Afterwards, because each group is there before its first row.
+    group_count_ = groups_.Read();
+    if (ours_ || attempt == 10 || (before % 2 == 0 && before == moves())) return count;
+    const timespec pause{0, 1000000};
+    nanosleep(&pause, nullptr);
   }
+}
+
+Execs Tables::ReadExecs() {
+  const uint32_t count = ReadRows();
+  Execs execs;
+  Arrivals arrivals;
+  std::vector<uint32_t> rows;  // that are shown
+  for (uint32_t i = 0; i < count; i++) {
+    const auto row = execs_.ValueAt<exec_row>(i);
+    if (row.target) {
+      arrivals.Note(execs_.Key(i), config_.key_size, row);
+    } else {
+      rows.push_back(i);
+    }
+  }
+  for (const uint32_t i : rows) {
+    auto row = execs_.ValueAt<exec_row>(i);
+    if (!arrivals.empty()) {
+      const exec_row* sum = arrivals.At(execs_.Key(i), config_.key_size);
+      if (sum) {
+        row.count = sum->target_count;
+        row.rows = sum->target_rows;
+      }
+    }
+    execs.kinds.push_back(KindOf(GroupAt(execs_.Key(i))));
+    execs.counts.push_back(row.count);
+    if (execs.kinds.back() == RowKind::kRetired) execs.retired = row.rows;
+  }
+  AddKeyLabels(execs, rows);
+  if (HasGroups(config_)) AddGroupLabels(execs, rows);
   return execs;
+}
+
+void Tables::AddKeyLabels(Execs& execs, const std::vector<uint32_t>& rows) const {
+  for (const auto& [name, offset, size] : KeyLabels()) {
+    const uint32_t at = config_.*offset;
+    if (!at) continue;
+    if (offset == &config::user) {
+      for (const uint32_t i : rows) {
+        uint64_t uid;
+        memcpy(&uid, execs_.Key(i) + at, sizeof(uid));
+        execs.uids.push_back(static_cast<uint32_t>(uid));
+      }
+      continue;
+    }
+    Column column{name, {}, {}};
+    column.values.reserve(rows.size());
+    for (const uint32_t i : rows) column.values.push_back(Text(execs_.Key(i) + at, size));
+    execs.columns.push_back(std::move(column));
+  }
+}
+
+// The control groups that have the same names are one.
+void Tables::AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) const {
+  Column containers{"container", {}, {}}, units{"unit", {}, {}};
+  std::unordered_map<uint64_t, uint32_t> numbers;
+  std::unordered_map<std::string, uint32_t> by_names;
+  for (uint32_t i = 0; i < group_count_; i++) {
+    const auto each = groups_.ValueAt<group>(i);
+    const auto [known, is_new] = by_names.emplace(NamesOf(each), by_names.size());
+    numbers.emplace(GroupAt(groups_.Key(i)), known->second);
+    if (!is_new) {
+      execs.alike = true;
+      continue;
+    }
+    containers.values.push_back(Container(each.container));
+    units.values.push_back(Unit(each.unit));
+  }
+  const uint32_t unknown = by_names.size();
+  containers.values.push_back("unknown");
+  units.values.push_back("unknown");
+  for (const uint32_t i : rows) {
+    const uint64_t group = GroupAt(execs_.Key(i));
+    // Rows without a group have that of MOVES, whose names are empty.
+    const auto number = numbers.find(GroupOf(group));
+    const uint32_t named = number == numbers.end() ? unknown : number->second;
+    execs.alike |= named == unknown;
+    containers.of.push_back(group & UNKNOWN_CONTAINER ? unknown : named);
+    units.of.push_back(named);
+  }
+  if (config_.container) execs.columns.push_back(std::move(containers));
+  if (config_.unit) execs.columns.push_back(std::move(units));
+}
+
+uint32_t Tables::Retire(uint64_t ended_before, Barrier& barrier) {
+  if (!HasGroups(config_)) return 0;
+  return Retirement(execs_, groups_, owners_, config_).Retire(ended_before, barrier);
+}
+
+void Tables::Recover() {
+  if (HasGroups(config_)) Retirement(execs_, groups_, owners_, config_).Recover();
 }
 
 Failures Tables::ReadFailures() const {

@@ -7,23 +7,35 @@
 #include <vector>
 
 #include "../bpf/execve_counter.h"
+#include "barrier.h"
 #include "fd.h"
 #include "hash.h"
 
 namespace execve_counter {
 
-// How a meter counts; see struct config in execve_counter.h.
-struct Layout {
-  config keys{};      // which fields of exec_key to fill, and whether calls are followed
-  uint32_t rows = 2;  // room in `execs`, OTHER_KEY included; at least 2
+// The values of a label. Rows share them, or, where `of` is empty, each row has its own.
+struct Column {
+  const char* label;
+  std::vector<std::string> values;
+  std::vector<uint32_t> of;  // of each row the value's index
 };
 
-// A row of `execs`; fields that are not part of the key are empty or 0.
-struct Exec {
-  std::string command;
-  std::string container;  // 64 hexadecimal digits; "unknown"; empty outside containers
-  uint32_t uid;
-  uint64_t count;
+enum class RowKind : uint8_t {
+  kPlain,
+  kOther,    // of all execs that have found no room
+  kRetired,  // of all rows that were removed once their control groups had ended
+};
+
+// The rows of `execs`, column by column, in no particular order. Labels that are not chosen
+// have no column; in rows of a kind of their own labels have no meaning.
+struct Execs {
+  std::vector<RowKind> kinds;
+  std::vector<uint64_t> counts;
+  std::vector<uint32_t> uids;  // where the label user is chosen
+  std::vector<Column> columns;
+  // Whether rows may be alike: where a unit was started again, its control group is another.
+  bool alike = false;
+  uint64_t retired = 0;  // rows that were removed
 };
 
 struct FailedCalls {
@@ -39,27 +51,48 @@ struct Failures {
   uint64_t unfollowed = 0;
 };
 
-// The maps `execs` and `failures` of a meter of any process. It holds them, so that they can be
+// The maps of a meter but for its counters.
+struct TableMaps {
+  Fd execs;
+  Fd groups;
+  Fd owners;
+  Fd failures;  // none for a meter that does not count failures
+};
+
+// The maps of a meter of any process, but for its counters. It holds them, so that they can be
 // read when their meter has ended, too.
 class Tables {
  public:
-  // A meter that does not count failures has no such map; then there are none.
-  Tables(Fd execs, Fd failures, const Layout& layout);
+  // `ours` where no other process may move rows.
+  Tables(TableMaps maps, const config& config, bool ours);
 
-  // The fields that key `execs`, and whether calls are followed.
-  const config& keys() const { return keys_; }
+  const struct config& config() const { return config_; }
 
-  // All rows, OTHER_KEY's among them, in no particular order. Failure of the step kRead.
-  std::vector<Exec> ReadExecs();
+  // Failure of the step kRead.
+  Execs ReadExecs();
   Failures ReadFailures() const;
 
-  int execs() const { return execs_.fd(); }
+  // See Session, and Retirement. One process may call these, the one whose tables they are, or
+  // that reuses the pins.
+  uint32_t Retire(uint64_t ended_before, Barrier& barrier);
+  void Recover();
+
   const Fd& failures() const { return failures_; }
+  int execs() const { return execs_.fd(); }
+  int groups() const { return groups_.fd(); }
 
  private:
-  config keys_;
+  uint32_t ReadRows();
+  void AddKeyLabels(Execs& execs, const std::vector<uint32_t>& rows) const;
+  void AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) const;
+
+  struct config config_;
+  bool ours_;
   Hash execs_;
+  Hash groups_;
+  Hash owners_;
   Fd failures_;
+  uint32_t group_count_ = 0;  // of the last ReadRows
 };
 
 }  // namespace execve_counter

@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: MIT
 #include "values.h"
 
-#include <unordered_map>
+#include <algorithm>
+
+#include "labels.h"
 
 namespace execve_counter {
 
 const std::map<std::string, unsigned char config::*>& Flags() {
-  static const std::map<std::string, unsigned char config::*> flags = {
-      {"command", &config::command},     {"user", &config::user},
-      {"container", &config::container}, {"cgroup_v1", &config::cgroup_v1},
-      {"failures", &config::failures},   {"no_attempts", &config::no_attempts},
-  };
+  static const auto flags = [] {
+    std::map<std::string, unsigned char config::*> all = {
+        {"cgroup_v1", &config::cgroup_v1},
+        {"failures", &config::failures},
+        {"no_attempts", &config::no_attempts},
+    };
+    for (const auto& label : KeyLabels()) all.emplace(label.name, label.offset);
+    for (const auto& label : GroupLabels()) all.emplace(label.name, label.chosen);
+    return all;
+  }();
   return flags;
 }
 
-Napi::Array FlagsOf(Napi::Env env, const config& keys) {
+Napi::Array FlagsOf(Napi::Env env, const config& config) {
   Napi::Array flags = Napi::Array::New(env);
   for (const auto& [name, field] : Flags()) {
-    if (keys.*field) flags[flags.Length()] = name;
+    if (config.*field) flags[flags.Length()] = name;
   }
   return flags;
 }
@@ -33,31 +40,40 @@ Napi::Array ValueOf(Napi::Env env, const std::vector<std::pair<std::string, uint
   return rows;
 }
 
+namespace {
+
+// Each of the values becomes a string once, however many rows have it.
+Napi::Array ValueOf(Napi::Env env, const Column& column) {
+  const auto& [label, values, of] = column;
+  Napi::Array texts = Napi::Array::New(env, values.size());
+  for (uint32_t i = 0; i < values.size(); i++) texts[i] = values[i];
+  if (of.empty()) return texts;
+  Napi::Array rows = Napi::Array::New(env, of.size());
+  for (uint32_t i = 0; i < of.size(); i++) rows[i] = texts.Get(of[i]);
+  return rows;
+}
+
+}  // namespace
+
 // Columns rather than rows: an object for each of 10,000 rows would take most of
 // the time that a read takes.
-Napi::Object ValueOf(Napi::Env env, const std::vector<Exec>& execs) {
-  Napi::Array commands = Napi::Array::New(env, execs.size());
-  Napi::Array containers = Napi::Array::New(env, execs.size());
-  auto uids = Napi::Uint32Array::New(env, execs.size());
-  auto counts = Napi::BigUint64Array::New(env, execs.size());
-  // The same few containers again and again: each becomes a string once.
-  std::unordered_map<std::string, Napi::String> known;
-  for (uint32_t i = 0; i < execs.size(); i++) {
-    auto container = known.find(execs[i].container);
-    if (container == known.end()) {
-      const auto text = Napi::String::New(env, execs[i].container);
-      container = known.emplace(execs[i].container, text).first;
-    }
-    commands[i] = execs[i].command;
-    containers[i] = container->second;
-    uids.Data()[i] = execs[i].uid;
-    counts.Data()[i] = execs[i].count;
-  }
+Napi::Object ValueOf(Napi::Env env, const Execs& execs) {
+  const size_t rows = execs.kinds.size();
+  auto kinds = Napi::Uint8Array::New(env, rows);
+  auto counts = Napi::BigUint64Array::New(env, rows);
+  auto uids = Napi::Uint32Array::New(env, execs.uids.size());
+  for (size_t i = 0; i < rows; i++) kinds[i] = static_cast<uint8_t>(execs.kinds[i]);
+  std::copy(execs.counts.begin(), execs.counts.end(), counts.Data());
+  std::copy(execs.uids.begin(), execs.uids.end(), uids.Data());
+  Napi::Object labels = Napi::Object::New(env);
+  for (const Column& column : execs.columns) labels[column.label] = ValueOf(env, column);
   Napi::Object columns = Napi::Object::New(env);
-  columns["commands"] = commands;
-  columns["containers"] = containers;
-  columns["uids"] = uids;
+  columns["kinds"] = kinds;
   columns["counts"] = counts;
+  columns["uids"] = uids;
+  columns["labels"] = labels;
+  columns["alike"] = execs.alike;
+  columns["retired"] = Napi::BigInt::New(env, execs.retired);
   return columns;
 }
 

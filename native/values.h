@@ -21,10 +21,10 @@ namespace execve_counter {
 // The fields of struct config, by their names in JavaScript.
 const std::map<std::string, unsigned char config::*>& Flags();
 // The names of those that are set.
-Napi::Array FlagsOf(Napi::Env env, const config& keys);
+Napi::Array FlagsOf(Napi::Env env, const config& config);
 
 Napi::Array ValueOf(Napi::Env env, const std::vector<std::pair<std::string, uint64_t>>& counters);
-Napi::Object ValueOf(Napi::Env env, const std::vector<Exec>& execs);
+Napi::Object ValueOf(Napi::Env env, const Execs& execs);
 Napi::Object ValueOf(Napi::Env env, const Failures& failures);
 Napi::Array ValueOf(Napi::Env env, const std::vector<ProgramInfo>& programs);
 Napi::Array ValueOf(Napi::Env env, const std::vector<MapInfo>& maps);

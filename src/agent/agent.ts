@@ -12,6 +12,7 @@ import { planRestriction } from "../kernel/privileges.ts";
 import { read } from "../kernel/reader.ts";
 import { inTurn } from "../kernel/watchlist.ts";
 import { type Format, format } from "./lines.ts";
+import { Retirement } from "./retirement.ts";
 import { openWebConfig, startWeb, type WebOptions } from "./routes.ts";
 import { Source } from "./source.ts";
 import { announce } from "./systemd.ts";
@@ -23,6 +24,8 @@ export interface AgentOptions extends Omit<MeterOptions, "log" | "wholeList"> {
   /** Milliseconds between printed lines. */
   interval: number;
   output: Format;
+  /** Milliseconds that rows are kept after the end of their container or unit; or for good. */
+  retireAfter: number | "never";
   /** Undefined for no HTTP at all. */
   web: WebOptions | undefined;
   /** The user to become once all that needs privileges is done; see planRestriction(). */
@@ -42,16 +45,13 @@ export async function run(
   stdout: number,
 ): Promise<void> {
   const log = createLog(options.logLevel);
-  const restrict = planRestriction(
-    options.runAs,
-    options.watchFile === undefined ? "read" : "edit",
-  );
+  const restrict = planRestriction(options.runAs);
   const config = await openWebConfig(options.web, log);
   const list = await openList(options);
   const meter = openOwnMeter({ ...options, ...listOptions(list), log: log.debug });
   let web: Promise<Web> | undefined;
   const lines = new Lines(stdout);
-  let timer: NodeJS.Timeout | undefined;
+  const timers: NodeJS.Timeout[] = [];
   let farewell: (() => void) | undefined;
   let started = false;
   try {
@@ -63,7 +63,11 @@ export async function run(
     const what = counted.length > 0 ? `${counted.join(", ")} and execs` : "execs";
     log.info(`${VERSION} counts ${what} on this host; map ${name}, id ${id}`);
     for (const notice of noticesOf(meter)) log.warn(notice);
-    const source = new Source(meter, log, options.pin);
+    const retirement =
+      options.retireAfter !== "never" && meter.retires
+        ? new Retirement(meter, options.retireAfter, log)
+        : undefined;
+    const source = new Source(meter, log, options.pin, retirement);
     if (options.web) {
       web = startWeb(options.web, config, meter, source, list, log);
       if ((await Promise.race([web, stop])) === undefined) return;
@@ -117,13 +121,14 @@ export async function run(
       previous = now;
     };
     print();
-    timer = setInterval(print, options.interval);
+    timers.push(setInterval(print, options.interval));
+    if (retirement) timers.push(setInterval(() => source.retire(), retirement.period));
     list?.follow((names) => meter.watchOnly(names), log);
     farewell = announce(log);
     await Promise.race([stop, lines.broken]);
   } finally {
     farewell?.();
-    clearInterval(timer);
+    for (const timer of timers) clearInterval(timer);
     lines.close();
     list?.close();
     if (started) meter.close();

@@ -61,10 +61,11 @@ export async function startWeb(
   const withSnapshot = <Type extends string>(
     types: readonly Type[],
     show: (snapshot: Snapshot, type: Type) => string | Promise<string>,
+    read = () => source.tryRead(),
   ): Page => ({
     types,
     make: async (type) => {
-      const snapshot = source.tryRead();
+      const snapshot = read();
       return snapshot
         ? { body: await show(snapshot, type as Type) }
         : {
@@ -91,16 +92,20 @@ export async function startWeb(
     ["/readyz", ready],
     [
       options.telemetryPath,
-      withSnapshot(CONTENT_TYPES, (snapshot, type) => {
-        const agent = {
-          version: VERSION,
-          nodeVersion: process.version,
-          libbpfVersion: meter.libbpfVersion,
-          readErrors: source.readErrors,
-          watchFile: list,
-        };
-        return render(type, snapshot, agent, processMetrics);
-      }),
+      withSnapshot(
+        CONTENT_TYPES,
+        (snapshot, type) => {
+          const agent = {
+            version: VERSION,
+            nodeVersion: process.version,
+            libbpfVersion: meter.libbpfVersion,
+            readErrors: source.readErrors,
+            watchFile: list,
+          };
+          return render(type, snapshot, agent, processMetrics);
+        },
+        () => source.tryScrape(),
+      ),
     ],
   ]);
   const onError = (error: unknown) => {

@@ -6,6 +6,7 @@ import { History } from "../counts/rates.ts";
 import type { Snapshot } from "../counts/snapshot.ts";
 import type { OwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
+import type { Retirement } from "./retirement.ts";
 
 /** Reads the meter for all of them, and remembers whether the last read worked. */
 export class Source {
@@ -16,7 +17,7 @@ export class Source {
   failure: string | undefined;
   /** Which count fell last, though counts only grow. */
   fallen: string | undefined;
-  /** Whether it has warned that the table of execs is full. */
+  /** Whether it has warned that execs found no room for a row. */
   #full = false;
   /** The totals of the last read. */
   #totals: Record<string, bigint> = {};
@@ -24,16 +25,39 @@ export class Source {
   readonly #log: Log;
   readonly #pins: string | undefined;
 
-  constructor(meter: OwnMeter, log: Log, pins: string | undefined) {
+  readonly #retirement: Retirement | undefined;
+  #last: Snapshot | undefined;
+
+  constructor(
+    meter: OwnMeter,
+    log: Log,
+    pins: string | undefined,
+    retirement: Retirement | undefined,
+  ) {
     this.#meter = meter;
     this.#log = log;
     this.#pins = pins;
+    this.#retirement = retirement;
+  }
+
+  /** Reads for a scrape, which then has had the last counts of all that has ended. */
+  tryScrape(): Snapshot | undefined {
+    const before = this.#meter.bootTime();
+    const snapshot = this.tryRead();
+    if (snapshot) this.#retirement?.noteScrape(before);
+    return snapshot;
+  }
+
+  /** Lets rows retire that every reader has had. */
+  retire(): void {
+    this.#retirement?.retire(this.#last);
   }
 
   tryRead(): Snapshot | undefined {
     try {
       const snapshot = read(this.#meter);
       this.failure = undefined;
+      this.#last = snapshot;
       this.history.add(snapshot);
       this.#noteFull(snapshot);
       this.#noteFallen(snapshot);
@@ -58,15 +82,15 @@ export class Source {
     this.#totals = totals;
   }
 
-  #noteFull({ by, tables }: Snapshot): void {
+  #noteFull({ by, tables, noRoom }: Snapshot): void {
     const table = tables.find(({ name }) => name === EXECS_MAP);
-    if (this.#full || by.length === 0 || !table || table.entries < table.capacity) return;
+    if (this.#full || noRoom === 0n || !table) return;
     this.#full = true;
     const more = this.#pins
       ? `end these counts (execve-counter unpin ${this.#pins}), and start again`
       : "start again";
     this.#log.warn(
-      `the table of execs by ${by.join()} is full: execs without a row count as ${OTHER}; for more rows than ${table.capacity}, ${more} with a larger --max-series`,
+      `some execs find no room in the table by ${by.join()} (${table.entries} of ${table.capacity} rows are taken), and count as ${OTHER}; for more rows than ${table.capacity}, ${more} with a larger --max-series`,
     );
   }
 }

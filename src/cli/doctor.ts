@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { release, version } from "node:os";
 import { gunzipSync } from "node:zlib";
-import { LABELS, type Label } from "../counts/labels.ts";
+import { LABELS, type Label, READ_LABELS } from "../counts/labels.ts";
 import { effectiveCapabilities, hasCapabilities, inUserNamespace } from "../kernel/capabilities.ts";
 import { lockdownMode } from "../kernel/lockdown.ts";
 import { type Attempts, openOwnMeter } from "../kernel/meter.ts";
@@ -175,6 +175,8 @@ function sysctl({ read }: Machine, name: string): Finding {
   return ok(what, value);
 }
 
+const READ = `labels ${READ_LABELS.join(", ")}`;
+
 function lockdown({ read, release }: Machine): Finding {
   const mode = lockdownMode(read);
   const what = "lockdown";
@@ -182,8 +184,8 @@ function lockdown({ read, release }: Machine): Finding {
   if (mode === undefined) return { what, state: "unknown", found: "not readable", remedy: "" };
   if (mode !== "confidentiality") return ok(what, mode);
   const remedy = isAtLeast(release, 5, 11)
-    ? "--attempts raw and off count; the label container needs lockdown=integrity"
-    : "only --attempts off counts, without the label container; all else needs lockdown=integrity";
+    ? `--attempts raw and off count; the ${READ} need lockdown=integrity`
+    : `only --attempts off counts, without the ${READ}; all else needs lockdown=integrity`;
   return { what, state: "note", found: mode, remedy };
 }
 
@@ -209,7 +211,7 @@ function cgroups({ read }: Machine): Finding {
   const text = read("/proc/self/cgroup");
   const what = "control groups";
   if (text === undefined) {
-    const remedy = "the label container needs them";
+    const remedy = "the labels container and unit need them";
     return { what, state: "note", found: "none", remedy };
   }
   const one = /^[1-9]\d*:/m.test(text);
@@ -232,11 +234,11 @@ function tryHook(attempts: Attempts, log: (line: string) => void): Finding {
     const fallback = start(LABELS);
     return fallback ? { what, state: "note", found: fallback, remedy } : ok(what, "works");
   } catch {
-    // Lockdown may forbid only the label container.
+    // Lockdown may forbid only some labels.
   }
   try {
-    const fallback = start(LABELS.filter((label) => label !== "container"));
-    const found = `${fallback ?? "works"}, without the label container`;
+    const fallback = start(LABELS.filter((label) => !READ_LABELS.includes(label)));
+    const found = `${fallback ?? "works"}, without the ${READ}`;
     return { what, state: "note", found, remedy: fallback ? remedy : "see lockdown, above" };
   } catch (error) {
     const { message, remedy = "" } = error as Error & { remedy?: string };

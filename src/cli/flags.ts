@@ -8,13 +8,30 @@ import type { Address } from "../http/server.ts";
 const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
 const MIN_INTERVAL_MS = 100;
 const MAX_INTERVAL_MS = 3_600_000;
+const MIN_RETIRE_MS = 1000;
+const MAX_RETIRE_MS = 3_600_000_000;
 
-/** "500ms", "5s", "1.5m", "1h" as milliseconds, from 100ms to 1h. */
-export function parseInterval(text: string): number {
+/** "500ms", "5s", "1.5m", "1h" as milliseconds; NaN for anything else. */
+function parseDuration(text: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
-  const duration = Number(match?.[1]) * (UNITS[match?.[2] ?? ""] ?? Number.NaN);
+  return Number(match?.[1]) * (UNITS[match?.[2] ?? ""] ?? Number.NaN);
+}
+
+/** A duration from 100ms to 1h, in milliseconds. */
+export function parseInterval(text: string): number {
+  const duration = parseDuration(text);
   if (!(duration >= MIN_INTERVAL_MS && duration <= MAX_INTERVAL_MS)) {
     throw wrong("--interval", text, "give a duration from 100ms to 1h, like 500ms, 5s or 1m");
+  }
+  return duration;
+}
+
+/** A duration from 1s to 1000h, in milliseconds, or "never". */
+export function parseRetireAfter(text: string): number | "never" {
+  if (text === "never") return text;
+  const duration = parseDuration(text);
+  if (!(duration >= MIN_RETIRE_MS && duration <= MAX_RETIRE_MS)) {
+    throw wrong("--retire-after", text, "give a duration from 1s to 1000h, like 15m, or never");
   }
   return duration;
 }

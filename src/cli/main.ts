@@ -23,6 +23,7 @@ import {
   parseMapId,
   parseMaxSeries,
   parsePins,
+  parseRetireAfter,
   parseTelemetryPath,
   parseWatch,
 } from "./flags.ts";
@@ -42,6 +43,7 @@ interface Flags {
   watch: string[];
   watchFile?: string;
   maxSeries: number;
+  retireAfter: AgentOptions["retireAfter"];
   pin?: string;
   pinReplace?: true;
   "web.listenAddress": readonly Address[];
@@ -129,6 +131,14 @@ const runCommand = program
   )
   .addOption(maxSeries())
   .addOption(
+    new Option(
+      "--retire-after <duration>",
+      "keep rows so long after the end of their container or unit, or never end them",
+    )
+      .default(parseRetireAfter("15m"), "15m")
+      .argParser(parseRetireAfter),
+  )
+  .addOption(
     new Option("--pin [dir]", `keep counting while no agent runs; in ${PIN_DIRECTORY} by default`)
       .preset(PIN_DIRECTORY)
       .argParser(parsePins),
@@ -158,14 +168,14 @@ const runCommand = program
   .addOption(logLevel())
   .option("--check", "load, attach, read once, print what would run, exit")
   .action(async (flags: Flags) => {
-    const { interval, output, attempts, failures = false, by, maxSeries, watch, pin } = flags;
-    const { pinReplace = false } = flags;
+    const { interval, output, attempts, failures = false, by, maxSeries } = flags;
+    const { retireAfter, watch, watchFile, pin, pinReplace = false } = flags;
     if (pinReplace && pin === undefined) {
       throw new UserError("--pin-replace needs --pin", "give both, or none", ExitCode.usage);
     }
     const options: AgentOptions = {
-      ...{ interval, output, attempts, failures, by, maxSeries, watch, pin, pinReplace },
-      watchFile: flags.watchFile,
+      ...{ interval, output, attempts, failures, by, maxSeries },
+      ...{ retireAfter, watch, watchFile, pin, pinReplace },
       runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
       web: flags.web
         ? {

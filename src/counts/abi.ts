@@ -5,11 +5,13 @@
 
 export const COUNTERS_MAP = "execve_counter";
 export const EXECS_MAP = "execs";
+export const GROUPS_MAP = "groups";
+export const OWNERS_MAP = "owners";
 export const FAILURES_MAP = "failures";
 export const CALLS_MAP = "calls";
 export const STATE_MAP = "state";
 /** The name of the directory with pins of this kind. */
-export const PIN_VERSION = "v2";
+export const PIN_VERSION = "v3";
 export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";
@@ -18,9 +20,6 @@ const WATCH_PREFIX = "comm:";
  * never looks for this key.
  */
 export const WATCH_FILE_KEY = "watch_file";
-
-/** The uid in the key of the row that counts execs for which the table had no room. */
-export const OTHER_UID = 0xffff_ffff;
 
 /** The kernel keeps this many bytes of a command's name: TASK_COMM_LEN - 1. */
 export const MAX_COMMAND_BYTES = 15;

@@ -33,7 +33,7 @@ interface Column {
  * and 20 MiB for their names.
  */
 export class Rates {
-  /** The series' numbers, by key: rows are never removed, watched names may be. */
+  /** The series' numbers, by key; some may be gone by now. */
   readonly #numbers = new Map<string, number>();
   /** The last one, and the one before it. */
   #now: Column | undefined;
@@ -107,6 +107,7 @@ export class Rates {
   #since(column: Column | undefined, number: number, name: Series["name"]): number | undefined {
     const now = this.#now;
     if (!column || !now || column === now) return undefined;
+    if (name === "retired") return 0; // these execs were counted before
     const count = now.counts[number] ?? 0;
     let before = column.counts[number] ?? Number.NaN;
     if (Number.isNaN(before)) {

@@ -1,6 +1,5 @@
 /** The counts at one moment, as plain data; every count is a u64 as bigint. */
-import { EXECS_MAP } from "./abi.ts";
-import { type Label, OTHER } from "./labels.ts";
+import { type Label, OTHER, RETIRED } from "./labels.ts";
 
 export interface ProgramStats {
   /** The C name: "count_execve". */
@@ -30,6 +29,8 @@ export interface ExecsRow {
   labels: Partial<Record<Label, string>>;
   /** The user's, where user is a label: the name may become known later, or change. */
   uid?: number;
+  /** Where it is no row with labels, but of all others, or of all that have retired. */
+  of?: typeof OTHER | typeof RETIRED;
   count: bigint;
 }
 
@@ -55,6 +56,10 @@ export interface Snapshot {
    * name have a row each: see distinct().
    */
   execsBy: readonly ExecsRow[];
+  /** Execs among those that found no room for a row of their own, and count as "other". */
+  noRoom: bigint;
+  /** Rows that retired with their control groups; undefined where none can. */
+  retired: bigint | undefined;
   /** Undefined without --failures. */
   failures: FailureCounts | undefined;
   /** Calls of execveat with AT_EXECVE_CHECK that returned 0; undefined without --failures. */
@@ -78,7 +83,7 @@ export function merged(rows: readonly ExecsRow[], key: (row: ExecsRow) => string
   for (const row of rows) {
     const id = key(row);
     const before = byKey.get(id);
-    byKey.set(id, before ? { ...before, count: before.count + row.count } : row);
+    byKey.set(id, before ? { ...row, ...before, count: before.count + row.count } : row);
   }
   return [...byKey.values()];
 }
@@ -117,7 +122,7 @@ export function change(
 
 /** A count of a snapshot that has labels. */
 export interface Series {
-  name: "exec" | "failed" | "watched";
+  name: "exec" | "retired" | "failed" | "watched";
   labels: Record<string, string>;
   count: bigint;
   /** Identifies the series in every snapshot. */
@@ -130,6 +135,7 @@ export function moved(previous: Snapshot | undefined, now: Snapshot): Moved[] {
   for (const { key, count } of previous ? seriesOf(previous) : []) before.set(key, count);
   const grown: Moved[] = [];
   for (const { name, labels, key, count } of seriesOf(now)) {
+    if (name === "retired") continue; // these execs were counted before
     const delta = count - (before.get(key) ?? 0n);
     if (delta > 0n) grown.push({ name, labels, delta });
   }
@@ -137,7 +143,7 @@ export function moved(previous: Snapshot | undefined, now: Snapshot): Moved[] {
 }
 
 interface Moved {
-  name: Series["name"];
+  name: Exclude<Series["name"], "retired">;
   labels: Record<string, string>;
   delta: bigint;
 }
@@ -160,7 +166,11 @@ export function seriesOf({ by, execsBy, failures, watched }: Snapshot): Series[]
     values.push(name);
     all.push({ name, labels, count, key: values.join("\0") });
   };
-  if (by.length > 0) for (const { labels, uid, count } of execsBy) add("exec", labels, count, uid);
+  if (by.length > 0) {
+    for (const { labels, uid, of, count } of execsBy) {
+      add(of === RETIRED ? "retired" : "exec", labels, count, uid);
+    }
+  }
   for (const [syscall, counts] of Object.entries(failures ?? {})) {
     for (const [errno, count] of counts) add("failed", { syscall, errno }, count);
   }
@@ -187,13 +197,12 @@ const SHORT: Record<string, string> = {
   count_execveat_failure: "up to as many failures of execveat have an unknown errno",
   count_failures: "up to as many failures have an unknown errno",
   count_killed: "failures of tasks that ended are too low by up to as many",
+  end_group: "rows of as many containers or units may never retire",
   count_exec: `these execs count as ${OTHER}, and not as watched`,
 };
 
 /** Why the counts may be inexact, in sentences; empty where they are exact. */
-export function doubts({ programs, by, tables, unfollowed }: Snapshot): string[] {
-  const table = tables.find(({ name }) => name === EXECS_MAP);
-  const full = by.length > 0 && table && table.entries >= table.capacity;
+export function doubts({ programs, noRoom, unfollowed }: Snapshot): string[] {
   return [
     ...(programs.some(({ misses }) => misses === undefined)
       ? ["This kernel does not report missed runs: attempts may be too low."]
@@ -206,7 +215,9 @@ export function doubts({ programs, by, tables, unfollowed }: Snapshot): string[]
           `${unfollowed} calls could not be followed: their failures may be counted under the other call.`,
         ]
       : []),
-    ...(full ? [`The table is full: execs without a row count as ${OTHER} (--max-series).`] : []),
+    ...(noRoom > 0n
+      ? [`${noRoom} execs found no room for a row, and count as ${OTHER} (--max-series).`]
+      : []),
   ];
 }
 
@@ -223,6 +234,7 @@ export function toPlain(snapshot: Snapshot) {
       snapshot.by.length > 0
         ? distinct(snapshot.execsBy).map(({ labels, count }) => ({ ...labels, execs: count }))
         : undefined,
+    retired_rows: snapshot.retired,
     failures: snapshot.failures && {
       execve: nonzero(snapshot.failures.execve),
       execveat: nonzero(snapshot.failures.execveat),

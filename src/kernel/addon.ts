@@ -4,6 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import type { Label } from "../counts/labels.ts";
 import type { ProgramStats } from "../counts/snapshot.ts";
 import { explainAddon, type Step } from "./explain.ts";
 
@@ -39,6 +40,8 @@ export interface Tables {
   readCounters(): [key: string, value: bigint][];
   readExecs(): Execs;
   readFailures(): Failures;
+  /** Waits until every program that runs now has ended; see Counters::barrier. */
+  settle(): void;
   /**
    * When the counts began, in ms since 1970. Of a session: `now`, or the first start where it
    * reuses pins; call it before anything is attached. Of a follower: when the programs were
@@ -58,6 +61,11 @@ export interface Session extends Tables {
   /** Call it once. All other methods but lock() and close() need it. */
   load(options: LoadOptions): void;
   attach(program: string): void;
+  /**
+   * Removes rows of control groups that ended before that time, in ms since boot, and adds them
+   * to the retired row; returns how many.
+   */
+  retire(endedBefore: number): number;
 }
 
 export interface LoadOptions {
@@ -85,14 +93,24 @@ export interface Follower extends Tables {
   follow(): void;
 }
 
-/** The rows of the table of execs, column by column; a column that is no label is "" or 0. */
+/** The rows of the table of execs, column by column. */
 export interface Execs {
-  commands: string[];
-  /** 64 hexadecimal digits, "unknown", or "" outside containers. */
-  containers: string[];
-  uids: Uint32Array;
+  /** Of each row: 0 for one with labels, or OTHER_ROW, or RETIRED_ROW, whose labels say nothing. */
+  kinds: Uint8Array;
   counts: BigUint64Array;
+  /** Where user is a label. */
+  uids: Uint32Array;
+  /** The columns of the other labels that are chosen. */
+  labels: Partial<Record<Label, string[]>>;
+  /** Whether rows may be alike. */
+  alike: boolean;
+  /** How many rows were removed. */
+  retired: bigint;
 }
+
+/** The kinds of rows that have no labels of their own: see RowKind in native/tables.h. */
+export const OTHER_ROW = 1;
+export const RETIRED_ROW = 2;
 
 /** How the calls ended that started no program. */
 export interface Failures {
@@ -131,8 +149,6 @@ export interface Addon {
   ) => Follower;
   /** The ids of the maps of counters that loaded programs count in. */
   findCounters(): number[];
-  /** Waits until every program that runs now has ended; see Counters::Settle. */
-  settle(): void;
   /** How the pinned meter counts: `flags` and `rows` as load() was given them. */
   pinned(pins: string): { flags: string[]; rows: number };
   /** Mounts bpffs, for all processes. */
@@ -147,6 +163,8 @@ export interface Addon {
   account(who: string | number): Account | undefined;
   /** Gives privileges up, for good; native/privileges.h says what and how. */
   restrict(keep: number[], uid?: number, gid?: number): void;
+  /** Milliseconds since boot, those asleep included: the clock that retire() goes by. */
+  bootTime(): number;
   /** Tells the service manager; false where there is none that has asked for it. */
   notify(state: string): boolean;
   libbpfVersion: string;

@@ -1,12 +1,14 @@
 /** Explains, in a user's words, what the kernel, libbpf or the dynamic linker refuses. */
 import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
+import { READ_LABELS } from "../counts/labels.ts";
 import { hasCapabilities } from "./capabilities.ts";
 
 /** What was being done: see Step in native/failure.h. */
 export const STEPS = [
   ...(["open", "load", "attach", "mount", "tracefs", "tracepoint", "perf_event"] as const),
   ...(["pin", "pinned", "slot", "lock", "find", "open_by_id", "follow"] as const),
-  ...(["lookup", "update", "delete", "read", "settle", "info", "user", "notify"] as const),
+  ...(["lookup", "update", "delete", "read", "settle", "retire"] as const),
+  ...(["info", "user", "notify"] as const),
   ...(["seccomp", "setgroups", "setresgid", "setresuid", "capset", "threads"] as const),
 ] as const;
 export type Step = (typeof STEPS)[number];
@@ -75,7 +77,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   if (step === "load" && /helper bpf_probe_read|unknown func bpf_probe_read/.test(because)) {
     return unable(
       `lockdown=confidentiality forbids BPF to read the kernel's memory (${because})`,
-      "leave container out of --by, and before Linux 5.11 give --attempts off without --failures; or boot with lockdown=integrity",
+      `leave ${READ_LABELS.join(", ")} out of --by, and before Linux 5.11 give --attempts off without --failures; or boot with lockdown=integrity`,
     );
   }
 

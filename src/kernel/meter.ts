@@ -10,7 +10,7 @@ import {
   WATCH_FILE_KEY,
   watchKey,
 } from "../counts/abi.ts";
-import { LABELS, type Label } from "../counts/labels.ts";
+import { GROUP_LABELS, LABELS, type Label } from "../counts/labels.ts";
 import type { ProgramStats } from "../counts/snapshot.ts";
 import {
   type Addon,
@@ -70,6 +70,8 @@ export interface Meter {
   readExecs(): Execs;
   /** Undefined where failures are not counted. */
   readFailures(): Failures | undefined;
+  /** Whether rows can retire: a label ends with its control group. */
+  readonly retires: boolean;
   /** The account's name, or the number where it has none, or none is known yet. */
   userName(uid: number): string;
   programs(): ProgramStats[];
@@ -91,6 +93,10 @@ export interface OwnMeter extends Meter {
   readonly pin: string | undefined;
   /** Whether the pins outlive this mount namespace; undefined where that is not known. */
   readonly pinsOutlive: boolean | undefined;
+  /** Milliseconds since boot, as retire() takes them. */
+  bootTime(): number;
+  /** Removes rows of control groups that ended before that time; see native/session.h. */
+  retire(endedBefore: number): number;
   /** Makes these names the whole watch list: see ownlist.ts. */
   watchOnly(names: readonly string[]): ListChange;
   /** When the pins that it replaces were made, and why they do not fit; undefined for none. */
@@ -158,13 +164,16 @@ export const PROGRAMS = {
 type Hook = keyof typeof PROGRAMS;
 
 /** The programs that these flags ask for. */
-function programsFor(hook: Hook, { attempts, failures }: MeterOptions): string[] {
+function programsFor(hook: Hook, { attempts, failures, by }: MeterOptions): string[] {
   return [
     ...(attempts === "off" && !failures ? [] : PROGRAMS[hook].attempts),
     ...(failures ? [...PROGRAMS[hook].failures, "count_killed"] : []),
     "count_exec",
+    ...(canRetire(by) ? ["end_group"] : []),
   ];
 }
+
+const canRetire = (by: readonly Label[]) => by.some((label) => GROUP_LABELS.includes(label));
 
 const isSame = (one: readonly string[], other: readonly string[]) =>
   [...one].sort().join() === [...other].sort().join();
@@ -199,7 +208,7 @@ function start(
   const rows = by.length > 0 ? options.maxSeries : 2;
   const flags = [
     ...by,
-    ...(containersInVersion1() ? ["cgroup_v1"] : []),
+    ...(groupsInVersion1() ? ["cgroup_v1"] : []),
     ...(failures ? ["failures"] : []),
     ...(attempts ? [] : ["no_attempts"]),
   ];
@@ -209,7 +218,7 @@ function start(
     session.load({ programs, flags, rows, pins: pins?.path, reuse: pins?.reuse });
     startTime = new Date(session.begin(Date.now()));
     // Another process may just have removed keys.
-    if (pins?.reuse) addon.settle();
+    if (pins?.reuse) session.settle();
     if (pins?.reuse && !options.wholeList) session.remove(WATCH_FILE_KEY);
     const watched = options.watch.map(watchKey);
     if (options.wholeList) watched.push(WATCH_FILE_KEY);
@@ -242,7 +251,9 @@ function start(
       if (pins?.replaced) pins.commit();
     },
     ...(fellBack && { fallback: `${options.pin} was pinned by the raw hook` }),
-    watchOnly: (names) => translated([], () => watchOnly(session, addon, names)),
+    watchOnly: (names) => translated([], () => watchOnly(session, names)),
+    bootTime: addon.bootTime,
+    retire: (endedBefore) => translated([], () => session.retire(endedBefore)),
     close: () => {
       session.close();
       pins?.close();
@@ -326,6 +337,7 @@ export function reading(
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
     readCounters: () => translated([], () => tables.readCounters()),
     readExecs: () => translated([], () => tables.readExecs()),
+    retires: canRetire(by),
     readFailures: () => (failures ? translated([], () => tables.readFailures()) : undefined),
     userName,
     programs: () => translated([], () => programsOf(tables)),
@@ -364,9 +376,9 @@ export function unpinMeter(directory: string, log: (line: string) => void): stri
 
 /**
  * Whether the pids controller, which every container runtime uses, is in a version 1
- * hierarchy. Then containers are found there, else in the unified one.
+ * hierarchy. Then containers and units are found there, else in the unified one.
  */
-function containersInVersion1(): boolean {
+function groupsInVersion1(): boolean {
   try {
     return /^[1-9]\d*:(?:[^:]*,)?pids(?:,[^:]*)?:/m.test(readFileSync("/proc/self/cgroup", "utf8"));
   } catch {

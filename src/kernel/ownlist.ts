@@ -1,7 +1,7 @@
 /** The watch list of this process's meter, where it is given as a whole: by a file. */
 import { ExitCode, UserError } from "../base/errors.ts";
 import { COUNTERS_MAP, WATCH_FILE_KEY, watchedCounts, watchKey } from "../counts/abi.ts";
-import type { Addon, Session } from "./addon.ts";
+import type { Session } from "./addon.ts";
 
 export interface ListChange {
   added: number;
@@ -15,10 +15,10 @@ export interface ListChange {
  *
  * @throws UserError, or a NativeError; the list is the old one then, with its counts
  */
-export function watchOnly(session: Session, addon: Addon, names: readonly string[]): ListChange {
+export function watchOnly(session: Session, names: readonly string[]): ListChange {
   session.insert(WATCH_FILE_KEY);
   // Another process may just have removed keys.
-  addon.settle();
+  session.settle();
   const counters = session.readCounters();
   const watched = watchedCounts(counters);
   const wanted = new Set(names);
@@ -36,7 +36,7 @@ export function watchOnly(session: Session, addon: Addon, names: readonly string
 
   const remove = (names: readonly string[]) => {
     const gone = names.filter((name) => session.remove(watchKey(name)));
-    if (gone.length > 0) addon.settle();
+    if (gone.length > 0) session.settle();
     return gone.length;
   };
   // What is added can be taken back, a count that is removed cannot: so that comes last, unless

@@ -2,9 +2,9 @@
  * The directory in bpffs where a meter is pinned, to keep counting while no agent runs.
  * The pins have their final name only while they are complete:
  *
- *   <directory>/v2           the pins that PIN_VERSION in bpf/execve_counter.h lists
+ *   <directory>/v3           the pins that PIN_VERSION in bpf/execve_counter.h lists
  *   <directory>/unfinished   the same, while they are made or removed
- *   <directory>/v2-new       the same, complete, while what they replace is removed
+ *   <directory>/v3-new       the same, complete, while what they replace is removed
  *
  * Only the agent that has the lock on the directory works in it. What it finds unfinished is
  * left over from an interrupted start or unpin. What it finds new takes the place of all else.
@@ -25,6 +25,8 @@ import {
   COUNTERS_MAP,
   EXECS_MAP,
   FAILURES_MAP,
+  GROUPS_MAP,
+  OWNERS_MAP,
   PIN_VERSION,
   STATE_MAP,
 } from "../counts/abi.ts";
@@ -43,8 +45,8 @@ import { beginAnew } from "./explain.ts";
 const UNFINISHED = "unfinished";
 const NEW = "-new";
 const NAMES = /^(?:unfinished|v\d+(?:-new)?)$/;
-const MAPS = [COUNTERS_MAP, EXECS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
-const OURS = /^(?:enter|next|link)_(count_\w+)$/;
+const MAPS = [COUNTERS_MAP, EXECS_MAP, GROUPS_MAP, OWNERS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
+const OURS = /^(?:enter|next|link)_(count_\w+|end_group)$/;
 
 /** The functions of the addon that pins need. */
 export interface Native {

@@ -25,13 +25,12 @@ const MAX_ID = 2 ** 32 - 2;
  *
  * @param user a name or a number; root keeps everything. Undefined for nobody where the
  *   process may change its user, else for its present user
- * @param need what it goes on to do: "edit" is to edit the watch list, "find" to look for
- *   programs in the kernel
+ * @param need what it goes on to do: to read and edit its own maps, or to find programs
  * @throws UserError where there is no such user, or where privileges could be regained
  */
 export function planRestriction(
   user: string | undefined,
-  need: "read" | "edit" | "find" = "read",
+  need: "read" | "find" = "read",
 ): () => string {
   const { restrict, ...look } = loadAddon();
   const account = (who: string | number) => explained(() => look.account(who));
@@ -68,8 +67,6 @@ export function planRestriction(
   const reads = isAtLeast(release(), 5, 19) ? [] : ["CAP_BPF" as const];
   const keep = {
     read: reads,
-    // To wait between a removal and an insertion it makes a map (Counters::Settle).
-    edit: ["CAP_BPF" as const],
     find: ["CAP_SYS_ADMIN" as const],
   }[need];
   return () => {

@@ -1,17 +1,10 @@
 /** Reads the running meter into a Snapshot; keeps nothing. */
 
-import {
-  COUNTERS_MAP,
-  EXECS_MAP,
-  EXECVE_KEY,
-  EXECVEAT_KEY,
-  OTHER_UID,
-  watchedCounts,
-} from "../counts/abi.ts";
+import { COUNTERS_MAP, EXECS_MAP, EXECVE_KEY, EXECVEAT_KEY, watchedCounts } from "../counts/abi.ts";
 import { EXPECTED, errnoName } from "../counts/errnos.ts";
-import { OTHER } from "../counts/labels.ts";
+import { OTHER, RETIRED } from "../counts/labels.ts";
 import { type ExecsRow, type FailureCounts, merged, type Snapshot } from "../counts/snapshot.ts";
-import type { Execs, Failures } from "./addon.ts";
+import { type Execs, type Failures, OTHER_ROW, RETIRED_ROW } from "./addon.ts";
 import type { Meter } from "./meter.ts";
 
 /** @throws Error where the kernel refuses, or where a key the meter seeded is gone */
@@ -29,9 +22,8 @@ export function read(meter: Meter): Snapshot {
     if (value === undefined) throw new Error(`the key ${key} is gone from the map ${COUNTERS_MAP}`);
     return value;
   };
-  if (!execs.uids.includes(OTHER_UID)) {
-    throw new Error(`the row of all others is gone from the map ${EXECS_MAP}`);
-  }
+  const other = execs.kinds.indexOf(OTHER_ROW);
+  if (other < 0) throw new Error(`the row of all others is gone from the map ${EXECS_MAP}`);
   // A run that the kernel skipped was an exec too, but its labels are not known.
   const skipped = programs.find(({ name }) => name === "count_exec")?.misses ?? 0n;
   let total = skipped;
@@ -51,6 +43,8 @@ export function read(meter: Meter): Snapshot {
     by: meter.by,
     execsBy:
       meter.by.length > 0 ? breakdown(execs, skipped, meter) : [{ labels: {}, count: total }],
+    noRoom: execs.counts[other] as bigint,
+    retired: meter.retires ? execs.retired : undefined,
     failures: failures && byErrno(failures),
     checks: failures?.checks,
     unfollowed: failures?.unfollowed,
@@ -59,7 +53,7 @@ export function read(meter: Meter): Snapshot {
     tables: [
       { name: COUNTERS_MAP, entries: counters.length, capacity: meter.countersMap.capacity },
       ...(meter.by.length > 0
-        ? [{ name: EXECS_MAP, entries: execs.uids.length, capacity: meter.execsMap.capacity }]
+        ? [{ name: EXECS_MAP, entries: execs.kinds.length, capacity: meter.execsMap.capacity }]
         : []),
     ],
     readDuration: (performance.now() - clock) / 1000,
@@ -68,35 +62,42 @@ export function read(meter: Meter): Snapshot {
 
 /** The rows with the values of their labels; the row of all others includes the skipped runs. */
 function breakdown(execs: Execs, skipped: bigint, meter: Meter): ExecsRow[] {
-  const [byCommand, byUser, byContainer] = (["command", "user", "container"] as const).map(
-    (label) => meter.by.includes(label),
-  );
-  const names = new Map<number, string>([[OTHER_UID, OTHER]]);
-  let alike = false;
+  const users = new Map<number, string>();
+  const nameOf = (uid: number) => {
+    let name = users.get(uid);
+    if (name === undefined) {
+      name = meter.userName(uid);
+      users.set(uid, name);
+    }
+    return name;
+  };
+  let { alike } = execs;
   const rows: ExecsRow[] = [];
-  for (let i = 0; i < execs.uids.length; i++) {
-    const uid = execs.uids[i] as number;
-    const command = execs.commands[i] as string;
-    const other = uid === OTHER_UID;
+  for (let i = 0; i < execs.kinds.length; i++) {
+    const kind = execs.kinds[i];
     const labels: ExecsRow["labels"] = {};
-    const row: ExecsRow = { labels, count: (execs.counts[i] as bigint) + (other ? skipped : 0n) };
-    if (byCommand) {
-      labels.command = other ? OTHER : command;
-      alike ||= command === OTHER || command.includes("\ufffd");
-    }
-    if (byUser) {
-      let name = names.get(uid);
-      if (name === undefined) {
-        name = meter.userName(uid);
-        names.set(uid, name);
+    const row: ExecsRow = { labels, count: execs.counts[i] as bigint };
+    if (kind === OTHER_ROW || kind === RETIRED_ROW) {
+      const value = kind === OTHER_ROW ? OTHER : RETIRED;
+      for (const label of meter.by) labels[label] = value;
+      if (kind === OTHER_ROW) row.count += skipped;
+      row.of = value;
+    } else {
+      for (const label of meter.by) {
+        if (label === "user") {
+          row.uid = execs.uids[i] as number;
+          labels.user = nameOf(row.uid);
+        } else {
+          const value = execs.labels[label]?.[i] as string;
+          labels[label] = value;
+          alike ||= value === OTHER || value === RETIRED || value.includes("\ufffd");
+        }
       }
-      labels.user = name;
-      row.uid = uid;
     }
-    if (byContainer) labels.container = other ? OTHER : (execs.containers[i] as string);
     rows.push(row);
   }
-  // A command called "other", and names that are not UTF-8 and look the same once decoded.
+  // Such values, names that are not UTF-8 and look the same once decoded, and units that were
+  // started again.
   if (!alike) return rows;
   return merged(rows, ({ labels, uid }) => Object.values({ ...labels, user: uid }).join("\0"));
 }

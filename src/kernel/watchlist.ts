@@ -146,12 +146,12 @@ interface LiveCounters {
  */
 function openLiveCounters(mapId: number | undefined, log: (line: string) => void): LiveCounters {
   const id = chooseMeter(findMeters(), mapId);
-  return withFollower(id, log, (follower, addon) => ({
+  return withFollower(id, log, (follower) => ({
     mapId: id,
     lock: (path) => translated([], () => lock(follower, path)),
     read: () => translated([], () => follower.readCounters()),
     isOfFile: () => translated([], () => follower.lookup(WATCH_FILE_KEY)) !== undefined,
-    settle: () => translated([], () => addon.settle()),
+    settle: () => translated([], () => follower.settle()),
     insert: (key) => translated([], () => follower.insert(key)),
     remove: (key) => translated([], () => follower.remove(key)),
     close: () => follower.close(),

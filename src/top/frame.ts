@@ -35,12 +35,15 @@ type Paint = keyof typeof PAINTS;
 const COLORS: readonly Paint[] = ["red", "green", "yellow"];
 type Span = readonly [text: string, ...paints: Paint[]];
 
-const TITLES: Record<Column, string> = {
-  ...{ second: "1 s", minute: "1 min", start: "start", count: "count" },
-  ...{ command: "COMMAND", user: "USER", container: "CONTAINER" },
-};
+const TITLES = { second: "1 s", minute: "1 min", start: "start", count: "count" };
 /** Columns of each label, where there is room; the first label also gets what is left. */
-const LABEL_WIDTHS: Record<Label, number> = { command: 16, user: 13, container: 12 };
+const LABEL_WIDTH = 16;
+const LABEL_WIDTHS: Partial<Record<Label, number>> = {
+  user: 13,
+  container: 12,
+  unit: 24,
+  path: 24,
+};
 /** The columns that are dropped first where there is not. */
 const DROPPED_FIRST = ["start", "minute", "count"] as const;
 const RATE_WIDTH = 8;
@@ -167,6 +170,7 @@ function counts(snapshot: Snapshot): string[] {
   return [
     `execs ${execs}`,
     ...(attempts === undefined ? [] : [`attempts ${attempts}`]),
+    ...(snapshot.retired ? [`${snapshot.retired} rows retired`] : []),
     ...(misses.includes(undefined) ? [] : [missed ? `${missed} missed` : "none missed"]),
   ];
 }
@@ -223,7 +227,7 @@ function tableOf(
   const sumOf = (parts: readonly number[]) => parts.reduce((sum, part) => sum + part, 0);
   const natural = (label: Label) =>
     Math.max(
-      LABEL_WIDTHS[label],
+      LABEL_WIDTHS[label] ?? LABEL_WIDTH,
       ...all.map((row) => width(show(row.labels[label], label, style))),
     );
   const labels = view.by.map(natural);
@@ -245,8 +249,10 @@ function tableOf(
   }
   const mark = style.unicode ? "…" : "~";
   const arrow = style.unicode ? (view.reverse ? "↑" : "↓") : view.reverse ? "^" : "v";
-  const title = (column: Column) =>
-    column === view.sort ? TITLES[column] + arrow : TITLES[column];
+  const title = (column: Column) => {
+    const name = column in TITLES ? TITLES[column as keyof typeof TITLES] : column.toUpperCase();
+    return column === view.sort ? name + arrow : name;
+  };
   const cell = (text: string, i: number): Span => {
     const clipped = clip(text, labels[i] as number, mark);
     return [` ${clipped}${" ".repeat((labels[i] as number) - width(clipped))}`];
@@ -270,7 +276,7 @@ function tableOf(
 
 /** A label's value as it can be shown; a container as short as runtimes show it. */
 function show(value = "", label: Label, { unicode }: Style): string {
-  if (value === "" && label === "container") return "-";
+  if (value === "" && label !== "command") return "-";
   if (/^[0-9a-f]{64}$/.test(value)) return value.slice(0, 12);
   const text = printable(value);
   return unicode || isAscii(text) ? text : escaped(text, /[^\x20-\x7e]/gu);

@@ -121,7 +121,7 @@ export class Source {
     return {
       host: printable(hostname()),
       snapshot,
-      rows: rates.series.filter(({ name }) => name === "exec"),
+      rows: rates.series.filter(({ name }) => name === "exec" || name === "retired"),
       samples: [...history.samples],
       source: this.isRunning ? `meter of map ${this.#seen.meter.countersMap.id}` : "own meter",
       notice: [...this.#notices, ...trouble].join("; "),

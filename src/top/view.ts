@@ -195,8 +195,12 @@ export function firstOf(rows: readonly Row[], most: number, { sort, reverse }: V
   return first;
 }
 
+function isNumber(column: Column): column is (typeof NUMBERS)[number] {
+  return (NUMBERS as readonly Column[]).includes(column);
+}
+
 function compareBy(column: Column, a: Row, b: Row): number {
-  if (column === "command" || column === "user" || column === "container") {
+  if (!isNumber(column)) {
     const [first = "", second = ""] = [a.labels[column], b.labels[column]];
     return first < second ? -1 : first > second ? 1 : 0;
   }

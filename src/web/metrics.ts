@@ -58,6 +58,18 @@ const FAMILIES: readonly Family[] = [
     samples: ({ execsBy }) => distinct(execsBy).map(({ labels, count }) => [labels, count]),
   },
   {
+    name: "execve_counter_overflow_total",
+    type: "counter",
+    help: "Execs that found no room for a row of their own, and count as other.",
+    samples: ({ by, noRoom }) => (by.length > 0 ? [[{}, noRoom]] : []),
+  },
+  {
+    name: "execve_counter_retired_rows_total",
+    type: "counter",
+    help: "Series that ended with their container or unit; their execs are in the series retired.",
+    samples: ({ retired }) => (retired === undefined ? [] : [[{}, retired]]),
+  },
+  {
     name: "execve_counter_failures_total",
     type: "counter",
     help: "Calls of execve and execveat that returned an error.",

@@ -68,7 +68,8 @@ export function statuses(
     rates.add(snapshot);
     const { series } = rates;
     const named = (name: Rated["name"]) => series.filter((each) => each.name === name);
-    const [rows, failed, watched] = [named("exec"), named("failed"), named("watched")];
+    const rows = [...named("exec"), ...named("retired")];
+    const [failed, watched] = [named("failed"), named("watched")];
     const { time, clock, startTime, attempts, execs, by, programs, tables } = snapshot;
     return {
       ...{ version, host, time: time.toISOString(), clock: performance.timeOrigin + clock },

@@ -13,9 +13,12 @@ const path = (relative) => fileURLToPath(new URL(`../../${relative}`, import.met
 const OBJECT = path("dist/execve_counter.bpf.o");
 const PROGRAMS = [
   ...["count_execve", "count_execveat", "count_execve_failure", "count_execveat_failure"],
-  ...["count_attempts", "count_failures", "count_killed", "count_exec"],
+  ...["count_attempts", "count_failures", "count_killed", "count_exec", "end_group"],
 ];
-const FLAGS = ["command", "user", "container", "cgroup_v1", "failures", "no_attempts"];
+const FLAGS = [
+  ...["command", "user", "container", "parent", "unit", "path"],
+  ...["cgroup_v1", "failures", "no_attempts"],
+];
 const PINS = `pins/${threadId}`;
 const U64 = 2n ** 64n;
 const { E2BIG } = constants.errno;
@@ -156,13 +159,27 @@ const METHODS = {
   },
   readExecs: {
     needs: "tables",
-    right: ({ commands, containers, uids, counts }) =>
-      commands.length > 0 &&
-      [containers, uids, counts].every(({ length }) => length === commands.length) &&
-      [...commands, ...containers].every(isText) &&
+    right: ({ kinds, counts, uids, labels, alike, retired }) =>
+      kinds.length > 0 &&
+      [counts, ...Object.values(labels), ...(uids.length > 0 ? [uids] : [])].every(
+        ({ length }) => length === kinds.length,
+      ) &&
+      Object.values(labels).flat().every(isText) &&
       [...uids].every(isU32) &&
-      [...counts].every(isU64),
+      [...counts, retired].every(isU64) &&
+      isBoolean(alike),
   },
+  retire: {
+    needs: "tables",
+    args: [
+      argument(
+        fc.constantFrom(0, 1, 1e12, 9e14),
+        (time) => typeof time === "number" && time >= 0 && time < 9e15,
+      ),
+    ],
+    right: isU32,
+  },
+  settle: { needs: "counters" },
   readFailures: {
     needs: "tables",
     right: ({ failed, checks, unfollowed }) =>
@@ -185,7 +202,7 @@ const METHODS = {
   close: { needs: "open" },
   // Of the module:
   findCounters: { right: (ids) => ids.every(isU32) },
-  settle: {},
+  bootTime: { right: (time) => time > 0 },
   pinned: {
     args: [text(PINS, "pins", "missing/file")],
     fails: () => /^pinned$/,

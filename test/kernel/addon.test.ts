@@ -2,11 +2,12 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { OTHER_UID } from "../../src/counts/abi.ts";
 import {
   type Follower,
   type LoadOptions,
   loadAddon,
+  OTHER_ROW,
+  RETIRED_ROW,
   type Session,
   type Tables,
 } from "../../src/kernel/addon.ts";
@@ -19,7 +20,6 @@ const {
   findCounters,
   mountBpffs,
   pinned,
-  settle,
   userName,
   account,
   restrict,
@@ -172,7 +172,12 @@ test("another session can be followed, and read as by itself", () => {
   expect(follower.flags()).toEqual(["command", "user"]);
   const maps = session.maps();
   for (const map of follower.maps()) expect(maps).toContainEqual(map);
-  expect(follower.maps().map(({ name }) => name)).toEqual(["execve_counter", "execs", "failures"]);
+  expect(follower.maps().map(({ name }) => name)).toEqual([
+    "execve_counter",
+    "execs",
+    "groups",
+    "failures",
+  ]);
   const now = Date.now();
   expect(follower.begin(now)).toBeLessThanOrEqual(now);
   expect(follower.begin(now)).toBeGreaterThan(now - 60_000);
@@ -197,16 +202,16 @@ test("a session that has ended is followed no more, and what it counted stays to
   });
   expect(thrown(() => follower.follow())).toMatchObject({ step: "follow", errno: ESRCH });
   expect(thrown(() => follower.programs())).toMatchObject({ step: "follow", errno: ESTALE });
-  expect([...follower.readExecs().uids]).toEqual([OTHER_UID]);
+  expect([...follower.readExecs().kinds]).toEqual([OTHER_ROW]);
   expect(follower.flags()).toEqual([]);
 });
 
 test.each([
-  ["execve_counter.h", "unsigned int uid;", "unsigned int uid, gid;"],
+  ["execve_counter.h", "unsigned long long owner;", "unsigned long long owner, more;"],
   [
     "execve_counter.bpf.c",
-    "MAP_TYPE_HASH);\n\t__uint(max_entries, 2);",
-    "MAP_TYPE_PERCPU_HASH);\n\t__uint(max_entries, 2);",
+    "MAP_TYPE_HASH);\n\t__uint(max_entries, 2); /* user space chooses */\n\t__uint(key_size",
+    "MAP_TYPE_PERCPU_HASH);\n\t__uint(max_entries, 2);\n\t__uint(key_size",
   ],
 ])("a session of another version, with another %s, is not followed", (file, before, after) => {
   const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
@@ -313,21 +318,24 @@ test("an account has numbers or is none, and only true numbers and names are tak
 });
 
 test("settling waits, and leaves nothing behind", () => {
+  const session = loadedSession();
   const before = loadedBy("self");
-  for (let i = 0; i < 3; i++) settle();
+  for (let i = 0; i < 3; i++) session.settle();
   expect(loadedBy("self")).toEqual(before);
 });
 
-test("the table of execs begins with the row of all others, in the size asked for", () => {
+test("the table of execs begins with the rows of many, in the size asked for", () => {
   for (const rows of [2, 16, 65_536]) {
     const session = newSession();
     const flags = ["command", "user", "container", "cgroup_v1"];
     session.load({ programs: ["count_exec"], flags, rows });
     expect(session.maps().find(({ name }) => name === "execs")?.capacity).toBe(rows);
-    const { commands, containers, uids, counts } = session.readExecs();
-    expect({ commands, containers }).toEqual({ commands: [""], containers: [""] });
-    expect([...uids]).toEqual([OTHER_UID]);
-    expect([...counts]).toEqual([0n]);
+    const { kinds, counts, uids, labels, retired } = session.readExecs();
+    expect([...kinds].sort()).toEqual([OTHER_ROW, RETIRED_ROW]);
+    expect({ counts: [...counts], uids: uids.length, retired }).toEqual({
+      ...{ counts: [0n, 0n], uids: 2, retired: 0n },
+    });
+    expect(Object.keys(labels)).toEqual(["command", "container"]);
     expect(session.readFailures()).toEqual(NO_FAILURES);
   }
 });

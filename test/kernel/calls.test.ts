@@ -184,7 +184,7 @@ test.each(HOOKS)("%s: while no agent runs, pinned programs follow calls too", as
     // An end that is not seen, here because the test empties a slot: the errno is lost, no call is.
     await meter.stop();
     const exit = hook === "raw" ? "count_failures" : "count_execveat_failure";
-    sh(BPFTOOL, ["map", "delete", "pinned", `${pins}/v2/next_${exit}`, "key", "0", "0", "0", "0"]);
+    sh(BPFTOOL, ["map", "delete", "pinned", `${pins}/v3/next_${exit}`, "key", "0", "0", "0", "0"]);
     sh(STORM, ["execveat", "1", "500"]);
     const next = await start(hook, "--pin", pins);
     const after = sums(await next.counts());

@@ -152,8 +152,9 @@ test("the unified hierarchy is looked at unless the pids controller is in versio
     session.attach("count_exec");
     const container = join(mountPoint(), runc.top, "docker", id);
     runIn([container, join(container, "init.scope")], program);
-    const { commands, containers, counts } = session.readExecs();
-    const rows = [...counts].map((execs, i) => [commands[i], containers[i], execs]);
+    const { labels, counts } = session.readExecs();
+    const { command = [], container: ids = [] } = labels;
+    const rows = [...counts].map((execs, i) => [command[i], ids[i], execs]);
     expect(rows.filter(([command]) => command === program)).toEqual([[program, id, 2n]]);
   } finally {
     session.close();

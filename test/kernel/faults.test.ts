@@ -294,18 +294,21 @@ test("a count that another process sets back is reported, and is no negative rat
     const { id } = loadedBy(meter.pid)
       .map.map((each) => JSON.parse(sh(BPFTOOL, ["-j", "map", "show", "id", `${each}`])))
       .find(({ name }) => name === "execs");
-    const rows = JSON.parse(sh(BPFTOOL, ["-j", "map", "dump", "id", `${id}`])) as {
+    const dump = JSON.parse(sh(BPFTOOL, ["-j", "map", "dump", "id", `${id}`])) as {
       key: string[];
-      formatted: { key: { uid: number }; value: number };
+      value: string[];
     }[];
-    const row = rows.find(({ formatted }) => formatted.value >= 100);
+    const number = (bytes: string[]) => Buffer.from(strip(bytes).join(""), "hex").readBigUInt64LE();
+    // As struct exec_key and struct exec_row begin.
+    const rows = dump.map(({ key, value }) => ({ key, group: number(key), count: number(value) }));
+    const row = rows.find(({ count }) => count >= 100n);
     // A count that was not read before it is gone cannot be seen to fall.
-    await until("the row", () => (lines().at(-1)?.execs ?? 0) >= (row?.formatted.value ?? 0));
+    await until("the row", () => (lines().at(-1)?.execs ?? 0) >= Number(row?.count));
     sh(BPFTOOL, ["map", "delete", "id", `${id}`, "key", "hex", ...strip(row?.key ?? [])]);
     await until("a word", () => meter.stderr.includes("warn: execs fell from "));
     expect((await meter.get("/readyz")).status).toBe(200);
 
-    const other = rows.find(({ formatted }) => formatted.key.uid !== 0);
+    const other = rows.find(({ group }) => group === 2n ** 64n - 1n);
     sh(BPFTOOL, ["map", "delete", "id", `${id}`, "key", "hex", ...strip(other?.key ?? [])]);
     expect((await meter.get("/readyz")).status).toBe(503);
     expect(meter.stderr).toContain("the row of all others is gone from the map execs");

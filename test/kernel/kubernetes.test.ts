@@ -223,15 +223,24 @@ test("with the table full it stays within its memory", async () => {
   const exposition = pod.get("/metrics");
   const rows = sample(exposition, 'execve_counter_table_capacity{table="execs"}');
   const taken = sample(exposition, 'execve_counter_table_entries{table="execs"}');
-  // As bpftool takes struct exec_key: no command, a container's id, the user 0.
-  const hex = (buffer: Buffer) => buffer.toString("hex").replaceAll(/../g, " $&");
-  const one = hex(Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
-  const row = () => {
-    const key = Buffer.concat([Buffer.alloc(16), randomBytes(32), Buffer.alloc(4)]);
-    return `map update pinned ${join(pins, "v2/execs")} key hex${hex(key)} value hex${one}`;
+  // As bpftool takes a group with a container's id, and the row of this group, with a count of 1.
+  const hex = (...parts: Buffer[]) => Buffer.concat(parts).toString("hex").replaceAll(/../g, " $&");
+  const update = (map: string, key: Buffer, ...value: Buffer[]) =>
+    `map update pinned ${join(pins, "v3", map)} key hex${hex(key)} value hex${hex(...value)}`;
+  const row = (_: unknown, i: number) => {
+    const group = Buffer.alloc(8);
+    group.writeBigUInt64LE(2n ** 60n + BigInt(i));
+    const names = [Buffer.alloc(8), randomBytes(32), Buffer.alloc(256)];
+    const count = [Buffer.from([1]), Buffer.alloc(47)];
+    return [update("groups", group, ...names), update("execs", group, ...count)];
   };
   const batch = join(runc.directory, "batch");
-  writeFileSync(batch, Array.from({ length: rows - taken }, row).join("\n"));
+  writeFileSync(
+    batch,
+    Array.from({ length: rows - taken }, row)
+      .flat()
+      .join("\n"),
+  );
   sh(BPFTOOL, ["batch", "file", batch]);
   for (let i = 0; i < 20; i++) pod.get("/metrics");
   expect(sample(pod.get("/metrics"), 'execve_counter_table_entries{table="execs"}')).toBe(rows);

@@ -71,7 +71,7 @@ test("one that is pinned can be closed twice, and no file of others with it", ()
 test("a start that finds damaged pins leaves no descriptor open", () => {
   const pin = `/sys/fs/bpf/${uniqueName()}`;
   openMeter({ pin }).close();
-  const link = `${pin}/v2/link_count_exec`;
+  const link = `${pin}/v3/link_count_exec`;
   sh("rm", [link]);
   const open = () => readdirSync("/proc/self/fd").length;
   expect(() => openMeter({ pin })).toThrow("is damaged");

@@ -248,7 +248,7 @@ test.each([
 test("unpin removes nothing elsewhere, though links are swapped for what it looks at", async () => {
   // Another meter's, in the same bpffs and of the same owner.
   await (await start()).stop();
-  const elsewhere = join(pins, "v2");
+  const elsewhere = join(pins, "v3");
   const before = contents(elsewhere);
   const exchange = `
 import ctypes, sys
@@ -257,7 +257,7 @@ one, other = [arg.encode() for arg in sys.argv[1:]]
 while True: libc.renameat2(-100, one, -100, other, 2) # RENAME_EXCHANGE`;
   const top = `${pins}-top`;
   const aside = `${pins}-aside`;
-  const paths = [join(top, "v2"), aside];
+  const paths = [join(top, "v3"), aside];
   const swap = spawn("python3", ["-c", exchange, ...paths], { stdio: "inherit" });
   /** Without following links itself. */
   const clear = () => {
@@ -277,7 +277,7 @@ while True: libc.renameat2(-100, one, -100, other, 2) # RENAME_EXCHANGE`;
     for (let i = 0; i < 2000; i++) {
       clear();
       mkdirSync(top, { mode: 0o700 });
-      mkdirSync(join(top, "v2"), { mode: 0o700 });
+      mkdirSync(join(top, "v3"), { mode: 0o700 });
       symlinkSync(elsewhere, aside);
       try {
         removeAll(top, { mountBpffs: () => undefined, lock: () => true });
@@ -311,7 +311,7 @@ test("no link on the way is followed, to pin or to unpin", async () => {
   } finally {
     unlinkSync(link);
   }
-  expect(contents(pins)).toContain("v2/execs");
+  expect(contents(pins)).toContain("v3/execs");
 });
 
 test("a pinned map of another kind is not reused, whatever its name", async () => {
@@ -319,11 +319,11 @@ test("a pinned map of another kind is not reused, whatever its name", async () =
   for (const [name, type, key, value, entries] of [
     ["execve_counter", "hash", 64, 8, 10],
     ["execve_counter", "lru_hash", 64, 8, 4096],
-    ["execs", "hash", 52, 4, 1024],
+    ["execs", "hash", 24, 8, 1024],
     ["next_count_exec", "array", 4, 4, 1],
   ]) {
-    const path = join(pins, "v2", `${name}`);
-    sh("mv", [path, join(pins, "v2", "aside")]);
+    const path = join(pins, "v3", `${name}`);
+    sh("mv", [path, join(pins, "v3", "aside")]);
     const shape = ["type", type, "key", key, "value", value, "entries", entries, "name", "execs"];
     sh(BPFTOOL, ["map", "create", path, ...shape.map(String)]);
     inItsPlace(path, () => {
@@ -334,7 +334,7 @@ test("a pinned map of another kind is not reused, whatever its name", async () =
 
   function inItsPlace(path: string, check: () => void): void {
     const kept = `/sys/fs/bpf/${uniqueName()}`;
-    sh("mv", [join(pins, "v2", "aside"), kept]);
+    sh("mv", [join(pins, "v3", "aside"), kept]);
     try {
       check();
     } finally {
@@ -347,7 +347,7 @@ test("a pinned map of another kind is not reused, whatever its name", async () =
 test("an entry that calls another program's slot is not reused", async () => {
   await (await start()).stop();
   const [one, two] = ["enter_count_execve", "enter_count_execveat"].map((name) =>
-    join(pins, "v2", name),
+    join(pins, "v3", name),
   ) as [string, string];
   sh("mv", [one, `${pins}-x`]);
   sh("mv", [two, one]);
@@ -371,8 +371,8 @@ test("root removes what another user pinned, but nothing that is not that user's
   chownSync(pins, 65534, 65534);
   const { status, stderr } = unpin();
   expect(status).toBe(1);
-  expect(stderr).toContain(`${join(pins, "v2")} does not belong to execve-counter`);
-  chownSync(join(pins, "v2"), 65534, 65534);
+  expect(stderr).toContain(`${join(pins, "v3")} does not belong to execve-counter`);
+  chownSync(join(pins, "v3"), 65534, 65534);
   expect(unpin().status).toBe(0);
   expect(existsSync(pins)).toBe(false);
 });
@@ -403,7 +403,7 @@ test("a read-only bpffs is said to be that", async () => {
   await (await start()).stop();
   const unpin = [process.execPath, CLI, "unpin", pins];
   expect(failed([...readOnly, ...unpin], 3)).toContain(`${pins} is mounted read-only`);
-  expect(contents(pins)).toContain("v2/execs");
+  expect(contents(pins)).toContain("v3/execs");
   // All of the file system, with pins in it.
   const script = `umount /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf && "$0" "$@" 2>&- | { read line; }
     mount -o remount,ro /sys/fs/bpf && exec "$0" "$@"`;
@@ -422,7 +422,7 @@ test("root mounts bpffs where it is not, and says that its pins end with the mou
     { env },
   );
   expect(status).toBe(0);
-  expect(stdout.trimEnd().split("\n")).toEqual(["1700", "v2"]);
+  expect(stdout.trimEnd().split("\n")).toEqual(["1700", "v3"]);
   expect(stderr).toContain("also while no agent runs, as long as its bpffs is mounted\n");
   expect(stderr).toContain(`the bpffs of ${pins} is mounted in this mount namespace only`);
 });
@@ -522,7 +522,7 @@ test("killed at any step of its first start, or of unpin, the next start repairs
 
 test("an emptied slot is a failed read, reported everywhere", async () => {
   const meter = await start();
-  const slot = join(pins, "v2/next_count_exec");
+  const slot = join(pins, "v3/next_count_exec");
   sh(BPFTOOL, ["map", "delete", "pinned", slot, "key", "0", "0", "0", "0"]);
   expect((await meter.get("/readyz")).status).toBe(503);
   await until("a word", () =>
@@ -542,7 +542,7 @@ test("a slot that another process gave to another program is a failed read", asy
     const { name } = JSON.parse(sh(BPFTOOL, ["-j", "prog", "show", "id", `${id}`]));
     return name === "count_exec";
   });
-  const slot = join(pins, "v2/next_count_exec");
+  const slot = join(pins, "v3/next_count_exec");
   const value = ["value", "id", `${program}`];
   sh(BPFTOOL, ["map", "update", "pinned", slot, "key", "0", "0", "0", "0", ...value]);
   expect((await meter.get("/readyz")).status).toBe(503);
@@ -558,8 +558,8 @@ test("an agent that reuses links keeps them attached, though another process rem
   const second = await start();
   await until("a word", () => second.stderr.includes("reuses the counts"));
   const { execveat = Number.NaN } = await counts(second);
-  for (const name of contents(join(pins, "v2"))) {
-    if (name.startsWith("link_")) rmSync(join(pins, "v2", name));
+  for (const name of contents(join(pins, "v3"))) {
+    if (name.startsWith("link_")) rmSync(join(pins, "v3", name));
   }
   sh(STORM, ["execveat", "2", "1000"]);
   sh(join(directory, program), []);
@@ -585,7 +585,7 @@ test("a start with too few file descriptors pins nothing", () => {
 
 test("an attempts key that is gone is not made anew at 0, as if nothing had been counted", async () => {
   await (await start()).stop();
-  const map = join(pins, "v2/execve_counter");
+  const map = join(pins, "v3/execve_counter");
   sh(BPFTOOL, ["map", "delete", "pinned", map, ...hexKey("execve_counter")]);
   const next = await start();
   expect((await next.get("/readyz")).status).toBe(503);
@@ -620,7 +620,7 @@ test("a user who may not look into the directory is told so, and not that nothin
 test("unpin touches nothing where something is not ours", async () => {
   await (await start()).stop();
   // The last is called like ours.
-  for (const name of ["foreign", "v2/foreign", "v2/link_count_x"]) {
+  for (const name of ["foreign", "v3/foreign", "v3/link_count_x"]) {
     const foreign = join(pins, name);
     mkdirSync(foreign);
     const before = contents(pins);

@@ -223,7 +223,10 @@ describe("a damaged installation", () => {
     const object = readFileSync(path);
     const callLookup = Buffer.from([0x85, 0, 0, 0, 1, 0, 0, 0]);
     const callNothing = Buffer.from([0x85, 0, 0, 0, 0xff, 0xff, 0, 0]);
-    object.set(callNothing, object.indexOf(callLookup));
+    // Every one, because the verifier does not read those that no flag asks for.
+    for (let at = object.indexOf(callLookup); at >= 0; at = object.indexOf(callLookup, at)) {
+      object.set(callNothing, at);
+    }
     writeFileSync(path, object);
     expectRefusal(check([]), 3, "invalid func unknown#65535", "--log.level debug");
   });

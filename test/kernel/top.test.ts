@@ -279,7 +279,7 @@ describe("beside a running meter", () => {
       expect(text).not.toMatch(/ended|cannot/);
       // A program that was taken out of its slot does not count, and is not shown.
       pinned = await Meter.start(flags);
-      const slot = ["pinned", `${pins}/v2/next_count_exec`, "key", "0", "0", "0", "0"];
+      const slot = ["pinned", `${pins}/v3/next_count_exec`, "key", "0", "0", "0", "0"];
       sh(BPFTOOL, ["map", "delete", ...slot]);
       await until("a failed read", () => /cannot read the counters: .*slot count_exec/.test(text));
       await pinned.stop();

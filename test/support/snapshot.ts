@@ -25,8 +25,10 @@ export function snapshot(changes: Partial<Snapshot> = {}): Snapshot {
         labels: { command: "nc", user: "4242", container: "0123456789abcdef".repeat(4) },
         count: 3n,
       },
-      { labels: { command: "other", user: "other", container: "other" }, count: 6n },
+      { labels: { command: "other", user: "other", container: "other" }, count: 6n, of: "other" },
     ],
+    noRoom: 0n,
+    retired: 0n,
     failures: {
       execve: new Map([
         ["ENOENT", 3n],

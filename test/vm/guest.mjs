@@ -2,7 +2,7 @@
 // three processes read BPF maps, by either hook, and prints what was counted.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { release } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -30,7 +30,7 @@ const startMeter = (...flags) => startMeterOn("3", ...flags);
 async function startMeterOn(cpus, ...flags) {
   const child = spawn("/bin/taskset", [
     ...[cpus, "/bin/node", "dist/cli.js", "--web.listen-address", "127.0.0.1:0", "--failures"],
-    ...["--by", "command,user,container", "--watch", "program", ...flags],
+    ...["--by", "command,user,container,parent,unit,path", "--watch", "program", ...flags],
   ]);
   let stderr = "";
   let origin;
@@ -212,6 +212,40 @@ async function refusedLate(hook) {
   return rows;
 }
 
+/**
+ * Three starts in each of ten containers, one after the other, and in ten lives of a unit: what a
+ * scrape sees of each when it has ended, and what there is once all have retired.
+ */
+async function retired(hierarchy) {
+  const meter = await startMeter("--interval", "1h", "--retire-after", "1s");
+  const script = `echo $$ >"$0/cgroup.procs"; for i in 1 2 3; do ${PROGRAM}; done`;
+  const series = async (pattern) => {
+    const metrics = await meter.get("/metrics");
+    const execs = metrics.split("\n").filter((line) => /^execve_counter_execs_total\{/.test(line));
+    const sum = (lines) => lines.reduce((all, line) => all + Number(line.split(" ").at(-1)), 0);
+    const rows = /^execve_counter_retired_rows_total (\d+)$/m.exec(metrics)?.[1];
+    const count = sum(execs.filter((line) => pattern.test(line)));
+    return { sum: sum(execs), rows: Number(rows), count };
+  };
+  const ended = [];
+  for (let i = 0; i < 20; i++) {
+    const name = i < 10 ? `a${i}`.padEnd(64, "0") : "timer.service";
+    const path = `${hierarchy}/${name}`;
+    mkdirSync(path);
+    run("/bin/sh", "-c", script, path);
+    rmdirSync(path);
+    ended.push(await series(new RegExp(`="${name}".*="${PROGRAM}"`)));
+  }
+  let last = await series(/unit="retired"/);
+  for (let i = 0; i < 100 && last.count < 60; i++) {
+    await sleep(200);
+    last = await series(/unit="retired"/);
+  }
+  const counts = await snapshot(meter);
+  await meter.stop("SIGTERM");
+  return { ended, last, counts };
+}
+
 /** The maps of meters that are left; the kernel frees with a little delay. */
 async function left() {
   const { findCounters } = createRequire(import.meta.url)(ADDON);
@@ -231,6 +265,10 @@ try {
     };
   }
   report.switchedOff = await switchedOff();
+  report.retired = { 2: await retired("/sys/fs/cgroup") };
+  mkdirSync("/tmp/pids");
+  run("/bin/mount", "-t", "cgroup", "-o", "pids", "cgroup", "/tmp/pids");
+  report.retired[1] = await retired("/tmp/pids");
   report.left = await left();
 } catch (error) {
   report.error = error.stack;

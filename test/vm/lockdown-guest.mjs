@@ -19,7 +19,7 @@ async function counted(...flags) {
   const address = "127.0.0.1:11059";
   const agent = spawn("/bin/node", [
     ...["dist/cli.js", "--interval", "1h", "--web.listen-address", address, "--failures"],
-    ...["--by", "command,user", "--watch", "program", ...flags],
+    ...["--by", "command,user,parent", "--watch", "program", ...flags],
   ]);
   let stderr = "";
   agent.stdout.resume();
@@ -52,7 +52,7 @@ try {
     "--attempts raw",
     "--attempts off",
     "--failures",
-    "--by command,user",
+    "--by command,user,parent",
     "--by container",
   ]) {
     report.starts[flags] = meter("--check", "--no-web", ...flags.split(" ").filter(Boolean));

@@ -45,9 +45,11 @@ test.each(chosen(LOCKED))("%s", async (name) => {
   expect(starts["--attempts off"]).toMatchObject({ status: 0, stderr: "" });
   expect(doctor.status).toBe(0);
   expect(doctor.stdout).toMatch(/^note +lockdown +confidentiality$/m);
-  expect(doctor.stdout).toMatch(/^note +--attempts off +works, without the label container$/m);
+  expect(doctor.stdout).toMatch(
+    /^note +--attempts off +works, without the labels container, unit, path$/m,
+  );
 
-  const others = ["", "--attempts raw", "--failures", "--by command,user"];
+  const others = ["", "--attempts raw", "--failures", "--by command,user,parent"];
   if (suite === "bullseye") {
     // Which hook calls are made by is in the kernel's memory too, before Linux 5.11.
     for (const flags of others) {

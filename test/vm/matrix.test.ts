@@ -19,7 +19,16 @@ interface Report {
     }
   >;
   switchedOff: { path: string; before: Snapshot; after: Snapshot }[];
+  /** By the version of the hierarchy. */
+  retired: Record<1 | 2, { ended: Retired[]; last: Retired; counts: Snapshot }>;
   left: number[];
+}
+
+/** What a scrape shows: execs in all series and in one, and how many rows have retired. */
+interface Retired {
+  sum: number;
+  count: number;
+  rows: number;
 }
 
 const NAMES = chosen(KERNELS);
@@ -67,6 +76,26 @@ test.each(NAMES)("%s", async (name) => {
     const grown = last.execveat - first.execveat;
     expect(grown, path).toBeLessThanOrEqual(CALLS / 10);
     expect(grown + skipped, path).toBeGreaterThanOrEqual(CALLS / 10);
+  }
+
+  // Ten containers of three starts each, and ten lives of a unit, of which some may retire early.
+  for (const [version, { ended, last, counts: all }] of Object.entries(report.retired)) {
+    const skipped = all.missed.count_exec ?? 0;
+    console.log(
+      `${report.release} ${append} cgroup v${version}: ${last.count} execs of ${last.rows} rows retired, ${skipped} missed`,
+    );
+    const seen = ended.map(({ count }) => count);
+    if (skipped === 0) {
+      expect(seen.slice(0, 10)).toEqual(Array.from({ length: 10 }, () => 3));
+      for (const count of seen.slice(10)) expect(count % 3).toBe(0);
+      expect(last.count).toBe(60);
+    }
+    expect(last.count + skipped).toBeGreaterThanOrEqual(60);
+    expect(last.count).toBeLessThanOrEqual(60);
+    expect(last.rows).toBeGreaterThanOrEqual(11);
+    expect(last.rows).toBeLessThanOrEqual(20);
+    for (const { sum } of [...ended, last]) expect(sum).toBeLessThanOrEqual(all.execs);
+    expect(last.sum).toBe(all.execs);
   }
 
   for (const hook of ["tracepoint", "raw"] as const) {

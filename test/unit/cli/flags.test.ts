@@ -7,6 +7,7 @@ import {
   parseMapId,
   parseMaxSeries,
   parsePins,
+  parseRetireAfter,
   parseTelemetryPath,
   parseWatch,
 } from "../../../src/cli/flags.ts";
@@ -113,6 +114,14 @@ test("a table has room for 16 to 65536 rows", () => {
   expect(parseMaxSeries("65536")).toBe(65_536);
   for (const text of ["", "15", "65537", "1e3", "-16", "16.5", " 16", "0x20"]) {
     expect(refused(() => parseMaxSeries(text)).message).toContain("--max-series");
+  }
+});
+
+test("rows are kept from a second to a thousand hours, or for good", () => {
+  expect(parseRetireAfter("15m")).toBe(900_000);
+  expect(["1s", "1000h", "never"].map(parseRetireAfter)).toEqual([1000, 3_600_000_000, "never"]);
+  for (const text of ["", "0", "15", "999ms", "1001h", "Never", "-1m", "1d"]) {
+    expect(refused(() => parseRetireAfter(text)).message).toContain("--retire-after");
   }
 });
 

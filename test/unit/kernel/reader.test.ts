@@ -1,20 +1,29 @@
 import { expect, test } from "vitest";
-import { OTHER_UID } from "../../../src/counts/abi.ts";
 import type { Label } from "../../../src/counts/labels.ts";
 import { distinct } from "../../../src/counts/snapshot.ts";
-import type { Execs, Failures } from "../../../src/kernel/addon.ts";
+import { type Execs, type Failures, OTHER_ROW, RETIRED_ROW } from "../../../src/kernel/addon.ts";
 import type { OwnMeter } from "../../../src/kernel/meter.ts";
 import { read } from "../../../src/kernel/reader.ts";
 
-type Row = [command: string, uid: number, container: string, count: bigint];
+type Row = [command: string, uid: number, container: string, count: bigint, kind?: number];
 
 /** A meter that has counted these execs. */
-function meter(by: readonly Label[], rows: Row[], changes: Partial<OwnMeter> = {}): OwnMeter {
+function meter(
+  by: readonly Label[],
+  rows: Row[],
+  { alike = false, retired = 0n, ...changes }: Partial<OwnMeter & Execs> = {},
+): OwnMeter {
+  const column = <Value>(label: Label, value: (row: Row) => Value) =>
+    by.includes(label) ? { [label]: rows.map(value) } : {};
   const execs: Execs = {
-    commands: rows.map(([command]) => command),
-    uids: Uint32Array.from(rows.map(([, uid]) => uid)),
-    containers: rows.map(([, , container]) => container),
+    kinds: Uint8Array.from(rows.map(([, , , , kind = 0]) => kind)),
+    uids: Uint32Array.from(by.includes("user") ? rows.map(([, uid]) => uid) : []),
+    labels: {
+      ...column("command", ([command]) => command),
+      ...column("container", ([, , container]) => container),
+    },
     counts: BigUint64Array.from(rows.map(([, , , count]) => count)),
+    ...{ alike, retired },
   };
   const map = { name: "", id: 1, capacity: 4096 };
   return {
@@ -32,6 +41,9 @@ function meter(by: readonly Label[], rows: Row[], changes: Partial<OwnMeter> = {
       ["execve_counter", 1n],
       ["execveat_counter", 2n],
     ],
+    retires: by.includes("container"),
+    bootTime: () => 0,
+    retire: () => 0,
     readExecs: () => execs,
     readFailures: () => undefined,
     userName: (uid) => (uid === 0 ? "root" : uid < 1000 ? "daemon" : `${uid}`),
@@ -49,17 +61,37 @@ function meter(by: readonly Label[], rows: Row[], changes: Partial<OwnMeter> = {
 
 const ended = (...failed: Failures["failed"]) => ({ failed, checks: 0n, unfollowed: 0n });
 
-const OTHER: Row = ["", OTHER_UID, "", 5n];
+const OTHER: Row = ["", 0, "", 5n, OTHER_ROW];
+const RETIRED: Row = ["", 0, "", 7n, RETIRED_ROW];
 
-test("rows get names, and the row of all others is called that in every label", () => {
-  const rows: Row[] = [["sh", 0, "", 2n], OTHER, ["sh", 4242, "ab", 3n]];
-  const { execs, execsBy } = read(meter(["command", "user", "container"], rows));
-  expect(execs).toBe(10n);
+test("rows get names, and the rows of many are called that in every label", () => {
+  const rows: Row[] = [["sh", 0, "", 2n], OTHER, ["sh", 4242, "ab", 3n], RETIRED];
+  const { execs, execsBy, noRoom, retired } = read(
+    meter(["command", "user", "container"], rows, { retired: 4n }),
+  );
+  expect({ execs, noRoom, retired }).toEqual({ execs: 17n, noRoom: 5n, retired: 4n });
   expect(execsBy).toEqual([
     { labels: { command: "sh", user: "root", container: "" }, uid: 0, count: 2n },
-    { labels: { command: "other", user: "other", container: "other" }, uid: OTHER_UID, count: 5n },
+    {
+      labels: { command: "other", user: "other", container: "other" },
+      ...{ of: "other", count: 5n },
+    },
     { labels: { command: "sh", user: "4242", container: "ab" }, uid: 4242, count: 3n },
+    {
+      labels: { command: "retired", user: "retired", container: "retired" },
+      ...{ of: "retired", count: 7n },
+    },
   ]);
+});
+
+test("rows retire only where a label ends with its control group", () => {
+  expect(read(meter(["command", "user"], [OTHER])).retired).toBeUndefined();
+});
+
+test("rows that the addon says may be alike are merged", () => {
+  const rows: Row[] = [["sh", 0, "ab", 2n], ["sh", 0, "ab", 3n], OTHER];
+  const by: readonly Label[] = ["command", "container"];
+  expect(read(meter(by, rows, { alike: true })).execsBy[0]?.count).toBe(5n);
 });
 
 test("rows that look the same are one, and their sum stays", () => {
@@ -68,11 +100,11 @@ test("rows that look the same are one, and their sum stays", () => {
   const byCommand = read(meter(["command"], rows));
   expect(byCommand.execsBy).toEqual([
     { labels: { command: "\ufffd" }, count: 3n },
-    { labels: { command: "other" }, count: 9n },
+    { labels: { command: "other" }, of: "other", count: 9n },
   ]);
   // To be found again by their numbers, users stay apart until they are shown.
   const byUser = read(meter(["command", "user"], rows)).execsBy;
-  expect(byUser.map(({ uid }) => uid)).toEqual([1, 2, OTHER_UID, 0]);
+  expect(byUser.map(({ uid }) => uid)).toEqual([1, 2, undefined, 0]);
   expect(distinct(byUser)).toEqual([
     { labels: { command: "\ufffd", user: "daemon" }, uid: 1, count: 3n },
     byUser[2],
@@ -136,7 +168,7 @@ test("calls that end in the middle of a read are among its attempts", () => {
   // Between two looks at the kernel a call is made, and fails.
   let calls = 0n;
   const { execs, failures, attempts } = read(
-    meter([], [["", OTHER_UID, "", 0n]], {
+    meter([], [["", 0, "", 0n, OTHER_ROW]], {
       readFailures: () => ended(["execve", 2, ++calls]),
       readCounters: () => [
         ["execve_counter", ++calls],

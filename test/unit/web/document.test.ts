@@ -114,7 +114,7 @@ test.each([
   [{ unfollowed: 7n }, [/^7 calls could not be followed/]],
   [skipping("count_exec", 7n), [/7 runs of count_exec: these execs count as other/]],
   [skipping("count_failures", undefined), [/does not report missed runs/]],
-  [{ tables: [{ name: "execs", entries: 16, capacity: 16 }] }, [/table is full/]],
+  [{ noRoom: 7n }, [/7 execs found no room for a row/]],
   // Without labels it has two rows, and is always full.
   [{ by: [], tables: [{ name: "execs", entries: 2, capacity: 2 }] }, []],
 ])("the page says why counts may be inexact: %#", (changes, expected) => {

@@ -1,0 +1,66 @@
+/**
+ * Lets rows retire whose container or unit has ended, once every reader has had their last
+ * counts: a table that is full would count the next container as "other".
+ */
+import type { Log } from "../base/log.ts";
+import type { Snapshot } from "../counts/snapshot.ts";
+import type { OwnMeter } from "../kernel/meter.ts";
+
+const MIN_PERIOD_MS = 250;
+const MAX_PERIOD_MS = 10_000;
+
+export class Retirement {
+  readonly #meter: Pick<OwnMeter, "bootTime" | "retire">;
+  /** Milliseconds. */
+  readonly #after: number;
+  readonly #log: Log;
+  /** In ms since boot. */
+  readonly #started: number;
+  #scraped: number | undefined;
+  #failure: string | undefined;
+
+  /** @param after milliseconds that rows are kept after the end of their container or unit */
+  constructor(meter: Pick<OwnMeter, "bootTime" | "retire">, after: number, log: Log) {
+    this.#meter = meter;
+    this.#after = after;
+    this.#log = log;
+    this.#started = meter.bootTime();
+  }
+
+  /** Milliseconds between two calls of retire(). */
+  get period(): number {
+    return Math.min(Math.max(this.#after / 4, MIN_PERIOD_MS), MAX_PERIOD_MS);
+  }
+
+  /** A scrape has read the counts, not before that time in ms since boot. */
+  noteScrape(before: number): void {
+    this.#scraped = before;
+  }
+
+  /** @param last what was read last */
+  retire(last: Snapshot | undefined): void {
+    const before = this.#endedBefore(last);
+    if (before <= 0) return;
+    try {
+      const rows = this.#meter.retire(before);
+      if (rows > 0) this.#log.debug(`${rows} rows retired`);
+      this.#failure = undefined;
+    } catch (error) {
+      const { message } = error as Error;
+      if (message !== this.#failure) this.#log.warn(`rows cannot retire: ${message}`);
+      this.#failure = message;
+    }
+  }
+
+  /**
+   * What ended before may retire. Whoever scrapes has had its last counts, unless half of the
+   * table is taken and no scrape comes. A scraper has the same time to come back when an agent
+   * has just reused pins.
+   */
+  #endedBefore(last: Snapshot | undefined): number {
+    const aged = this.#meter.bootTime() - this.#after;
+    const crowded = last?.tables.some(({ entries, capacity }) => entries > capacity / 2) ?? false;
+    const had = this.#scraped ?? (aged > this.#started ? aged : 0);
+    return crowded ? aged : Math.min(aged, had);
+  }
+}

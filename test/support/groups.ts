@@ -1,0 +1,46 @@
+import { mkdirSync, mkdtempSync, readdirSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sh, uniqueName } from "./meter.ts";
+import { mountPoint, version1 } from "./runc.ts";
+
+/** Control groups where the meter looks for them, and programs that run in them. */
+export class Groups {
+  readonly #top = join(mountPoint(version1 ? "pids" : undefined), uniqueName());
+  readonly #programs = mkdtempSync(join(tmpdir(), "execve-counter-"));
+
+  constructor() {
+    mkdirSync(this.#top);
+  }
+
+  /** A program that does nothing. */
+  program(name: string): string {
+    writeFileSync(join(this.#programs, name), "#!/bin/busybox true\n", { mode: 0o755 });
+    return name;
+  }
+
+  /** Runs a program so many times in each of these groups, which it makes where there is none. */
+  run(program: string, times: number, ...names: string[]): void {
+    const paths = names.map((name) => join(this.#top, name));
+    for (const path of paths) mkdirSync(path, { recursive: true });
+    const script = `for path; do echo $$ >"$path/cgroup.procs" || exit
+      i=0; while [ $i -lt ${times} ]; do "$0" || exit; i=$((i + 1)); done; done`;
+    sh("/bin/sh", ["-c", script, join(this.#programs, program), ...paths]);
+  }
+
+  /** Removes a group, which has no process any more. */
+  end(name: string): void {
+    rmdirSync(join(this.#top, name));
+  }
+
+  remove(): void {
+    const remove = (path: string) => {
+      for (const each of readdirSync(path, { withFileTypes: true })) {
+        if (each.isDirectory()) remove(join(path, each.name));
+      }
+      rmdirSync(path);
+    };
+    remove(this.#top);
+    rmSync(this.#programs, { recursive: true });
+  }
+}
