@@ -349,7 +349,7 @@ describe("by itself", () => {
     });
     const pid = await topPid();
     const loaded = loadedBy(pid);
-    expect(loaded.prog).toHaveLength(6);
+    expect(loaded.prog).toHaveLength(7);
     expect(effectiveCapabilities(readFileSync(`/proc/${pid}/status`, "utf8"))).toBe(0n);
     terminal.press("q");
     await untilGone(loaded);

@@ -252,8 +252,8 @@ test("programs that run are waited for between a removal and an insertion", asyn
   await within2s(meter, TWO);
   strace.kill("SIGINT");
   await once(strace, "exit");
-  const insert = "MAP_UPDATE_ELEM.*flags=BPF_NOEXIST";
-  const wait = "MAP_UPDATE_ELEM.*flags=BPF_ANY";
+  const insert = "MAP_UPDATE_ELEM[^\\n]*flags=BPF_NOEXIST";
+  const wait = "MAP_UPDATE_ELEM[^\\n]*flags=BPF_ANY";
   expect(readFileSync(log, "utf8")).toMatch(
     new RegExp(`${wait}.*${insert}.*MAP_DELETE_ELEM.*${wait}`, "s"),
   );
