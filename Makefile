@@ -24,7 +24,7 @@ ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
-	$(if $(filter test test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl) \
+	$(if $(filter test test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl zsh fish) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
 	$(if $(filter pictures,$(MAKECMDGOALS)),aha pngquant) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
