@@ -60,14 +60,14 @@ export async function startWeb(
 
   const withSnapshot = <Type extends string>(
     types: readonly Type[],
-    show: (snapshot: Snapshot, type: Type) => string | Promise<string>,
+    show: (snapshot: Snapshot, type: Type, query: string) => string | Promise<string>,
     read = () => source.tryRead(),
   ): Page => ({
     types,
-    make: async (type) => {
+    make: async (type, query) => {
       const snapshot = read();
       return snapshot
-        ? { body: await show(snapshot, type as Type) }
+        ? { body: await show(snapshot, type as Type, query) }
         : {
             status: 503,
             type: TEXT,
@@ -75,8 +75,9 @@ export async function startWeb(
           };
     },
   });
-  const json = (make: (snapshot: Snapshot) => object) =>
-    withSnapshot([JSON_TYPE], (snapshot) => `${toJson(make(snapshot))}\n`);
+  const json = (make: (snapshot: Snapshot, query: string) => object) =>
+    withSnapshot([JSON_TYPE], (snapshot, _, query) => `${toJson(make(snapshot, query))}\n`);
+  const status = json(statuses(VERSION, hostname(), () => source.fallen));
   const { html, policy } = readPage(options.telemetryPath);
   const healthy: Page = { types: [TEXT], make: () => ({ body: "healthy\n" }) };
   const ready = withSnapshot([TEXT], () => "ready\n");
@@ -84,7 +85,7 @@ export async function startWeb(
   const pages = new Map<string, Page>([
     ["/", { types: [HTML], make: () => ({ body: html, policy }) }],
     ["/api/v1/counts", json(toPlain)],
-    ["/api/v1/status", json(statuses(VERSION, hostname(), () => source.fallen))],
+    ["/api/v1/status", { ...status, byQuery: true }],
     ["/api/v1/history", json((now) => past(source.history, now))],
     ["/-/healthy", healthy],
     ["/healthz", healthy],

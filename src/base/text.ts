@@ -40,3 +40,13 @@ export function visibleJson(json: string): string {
     ).join(""),
   );
 }
+
+/** Finds what contains a text in any of its values, in capitals or not; the empty text is in all. */
+export function finder(wanted: string): (labels: Readonly<Record<string, string>>) => boolean {
+  const text = wanted.toLowerCase();
+  return (labels) => {
+    if (text === "") return true;
+    for (const name in labels) if (labels[name]?.toLowerCase().includes(text)) return true;
+    return false;
+  };
+}

@@ -27,6 +27,17 @@ export function clip(text: string, columns: number, mark: string): string {
   return taken + mark;
 }
 
+/** The same, cut at its start: of a path the end says more. */
+export function clipStart(text: string, columns: number, mark: string): string {
+  if (width(text) <= columns) return text;
+  const room = columns - width(mark);
+  if (room < 0) return "";
+  let rest = text;
+  // By whole characters: what combines with one that is cut goes with it.
+  while (width(rest) > room) rest = rest.replace(/^.\p{M}*/su, "");
+  return mark + rest;
+}
+
 export function isAscii(text: string): boolean {
   return /^[\x20-\x7e]*$/.test(text);
 }

@@ -234,6 +234,7 @@ export function toPlain(snapshot: Snapshot) {
       snapshot.by.length > 0
         ? distinct(snapshot.execsBy).map(({ labels, count }) => ({ ...labels, execs: count }))
         : undefined,
+    overflow: snapshot.by.length > 0 ? snapshot.noRoom : undefined,
     retired_rows: snapshot.retired,
     failures: snapshot.failures && {
       execve: nonzero(snapshot.failures.execve),

@@ -41,8 +41,10 @@ export interface Answer {
 export interface Page {
   /** The content types it comes in. A client that accepts none gets the first: no scraper is turned away. */
   types: readonly string[];
-  /** Makes it, for all clients that wait for it in this type. */
-  make(type: string): Answer | Promise<Answer>;
+  /** Whether each query has an answer of its own; for other pages it is ignored. */
+  byQuery?: boolean;
+  /** Makes it, for all clients that wait for it in this type, and by this query: what follows the "?". */
+  make(type: string, query: string): Answer | Promise<Answer>;
 }
 
 /** What guards the pages. */
@@ -73,6 +75,8 @@ const METHODS = ["GET", "HEAD"];
 const NOTHING = "default-src 'none'; frame-ancestors 'none'";
 /** A longer header that says what a client accepts is ignored: reading it can take long. */
 const MAX_ACCEPT_CHARS = 1024;
+/** A longer query is refused, where it counts. */
+const MAX_QUERY_CHARS = 2048;
 /** Milliseconds that a page is held back while more and more clients ask for it. */
 const GATHER_MAX_MS = 50;
 const compress = promisify(gzip);
@@ -90,6 +94,7 @@ const NOT_FOUND = sheet({ status: 404, body: "not found\n" });
 const NOT_ALLOWED = sheet({ status: 405, body: "only GET and HEAD\n" });
 const STRANGER = sheet({ status: 401, body: "user and password needed\n" });
 const LATER = sheet({ status: 429, body: "too many passwords at once\n" });
+const TOO_LONG = sheet({ status: 414, body: "the query is too long\n" });
 const MISDIRECTED = sheet({
   status: 421,
   body: "the Host of this request is not a name of this machine: use its address, localhost or its host name; a reverse proxy has to send one of these as Host\n",
@@ -162,22 +167,23 @@ export async function serve(
   return { origins: listeners.map((listener) => origin(scheme, listener)), close };
 }
 
-type Sheets = ReadonlyMap<string, () => Promise<Sheet>>;
+type Sheets = ReadonlyMap<string, (query: string) => Promise<Sheet>>;
 
 /** The page in each of its types, made at most once at a time. */
-function toSheets({ types, make }: Page, onError: (error: unknown) => void): Sheets {
+function toSheets({ types, byQuery, make }: Page, onError: (error: unknown) => void): Sheets {
   return new Map(
-    types.map((type) => [
-      type,
-      shared(async () => {
+    types.map((type) => {
+      const made = shared(async (query) => {
         try {
-          return sheet({ type, ...(await make(type)) });
+          return sheet({ type, ...(await make(type, query)) });
         } catch (error) {
           onError(error);
           return BROKEN;
         }
-      }),
-    ]),
+      });
+      if (!byQuery) return [type, () => made("")];
+      return [type, async (query) => (query.length > MAX_QUERY_CHARS ? TOO_LONG : made(query))];
+    }),
   );
 }
 
@@ -186,17 +192,19 @@ function sheet({ status = 200, type = TEXT, policy, body }: Answer): Sheet {
 }
 
 /**
- * Calls `make` once for all clients that ask before it begins, and waits for those that are
- * about to. Each gets what was made after it asked. However many clients there are, timers
- * run between two calls.
+ * Calls `make` once for all clients that ask by the same query before it begins, and waits for
+ * those that are about to. Each gets what was made after it asked. However many clients and
+ * queries there are, one is made after the other, and timers run between two calls.
  */
-function shared<T>(make: () => Promise<T>): () => Promise<T> {
+function shared<T>(make: (query: string) => Promise<T>): (query: string) => Promise<T> {
   let last: Promise<unknown> = Promise.resolve();
-  let next: Promise<T> | undefined;
+  const next = new Map<string, Promise<T>>();
   let more = false;
-  return () => {
+  return (query) => {
     more = true;
-    next ??= last.then(async () => {
+    const waiting = next.get(query);
+    if (waiting) return waiting;
+    const made = last.then(async () => {
       // A turn of the event loop accepts one connection, and ends here.
       const latest = performance.now() + GATHER_MAX_MS;
       await setImmediate();
@@ -204,11 +212,12 @@ function shared<T>(make: () => Promise<T>): () => Promise<T> {
         more = false;
         await setImmediate();
       } while (more && performance.now() < latest);
-      next = undefined;
-      return make();
+      next.delete(query);
+      return make(query);
     });
-    last = next.then(() => {});
-    return next;
+    next.set(query, made);
+    last = made.then(() => {});
+    return made;
   };
 }
 
@@ -226,7 +235,8 @@ async function answer(
   const accept = preference(headers.accept)?.replaceAll(/;\s*escaping=[^;,]*/g, "");
   const encoding = preference(headers["accept-encoding"]);
   const negotiator = new Negotiator({ headers: { accept, "accept-encoding": encoding } });
-  const sheets = table.get(pathOf(request));
+  const { path, query } = targetOf(request);
+  const sheets = table.get(path);
   // First of all: a request that a foreign web page makes gets no password checked, either.
   const verdict = isMisdirected(request, client.localAddress)
     ? "misdirected"
@@ -246,7 +256,7 @@ async function answer(
     response.setHeader("allow", METHODS.join(", "));
     sheet = NOT_ALLOWED;
   } else {
-    sheet = await preferred(negotiator, sheets)();
+    sheet = await preferred(negotiator, sheets)(query);
   }
 
   let { body } = sheet;
@@ -284,13 +294,15 @@ function hasBody({ headers }: IncomingMessage): boolean {
   return "transfer-encoding" in headers || (headers["content-length"] ?? "0") !== "0";
 }
 
-function preferred(negotiator: Negotiator, sheets: Sheets): () => Promise<Sheet> {
+function preferred(negotiator: Negotiator, sheets: Sheets) {
   const types = [...sheets.keys()];
-  return sheets.get(negotiator.mediaType(types) ?? (types[0] as string)) as () => Promise<Sheet>;
+  const type = negotiator.mediaType(types) ?? (types[0] as string);
+  return sheets.get(type) as (query: string) => Promise<Sheet>;
 }
 
-function pathOf({ url: target = "" }: IncomingMessage): string {
-  return toUrl(target.startsWith("/") ? `http://localhost${target}` : target)?.pathname ?? target;
+function targetOf({ url: target = "" }: IncomingMessage): { path: string; query: string } {
+  const url = toUrl(target.startsWith("/") ? `http://localhost${target}` : target);
+  return { path: url?.pathname ?? target, query: url?.search.slice(1) ?? "" };
 }
 
 function toUrl(text: string): URL | undefined {

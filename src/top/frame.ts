@@ -1,7 +1,7 @@
 /** What top draws: lines of text, for a terminal or for a pipe. */
 
 import { escaped, printable, visible } from "../base/text.ts";
-import { clip, isAscii, width } from "../base/width.ts";
+import { clip, clipStart, isAscii, width } from "../base/width.ts";
 import type { Label } from "../counts/labels.ts";
 import type { Sample } from "../counts/rates.ts";
 import { doubts, type Snapshot, totalsOf } from "../counts/snapshot.ts";
@@ -12,6 +12,8 @@ export interface Moment {
   host: string;
   snapshot: Snapshot;
   rows: readonly Row[];
+  /** The sum of the rows that are no more; the rows and it are all execs. */
+  retired?: Row | undefined;
   samples: readonly Sample[];
   /** What is counting: "meter of map 123". */
   source: string;
@@ -36,7 +38,7 @@ const COLORS: readonly Paint[] = ["red", "green", "yellow"];
 type Span = readonly [text: string, ...paints: Paint[]];
 
 const TITLES = { second: "1 s", minute: "1 min", start: "start", count: "count" };
-/** Columns of each label, where there is room; the first label also gets what is left. */
+/** Columns of each label, where there is room; the path, or the first label, gets what is left. */
 const LABEL_WIDTH = 16;
 const LABEL_WIDTHS: Partial<Record<Label, number>> = {
   user: 13,
@@ -49,6 +51,8 @@ const DROPPED_FIRST = ["start", "minute", "count"] as const;
 const RATE_WIDTH = 8;
 /** Columns that each label keeps before a number is dropped. */
 const MIN_LABEL_WIDTH = 12;
+/** Columns by which the path is wider than the other labels where there is no room for all. */
+const MORE_PATH_WIDTH = 6;
 /** Rows of the table that matter more than another line above it. */
 const MIN_TABLE_ROWS = 4;
 
@@ -96,7 +100,7 @@ export function frame(view: View, moment: Moment, size: Size, style: Style) {
   const page = Math.max(0, height - above.length - head - foot - sum);
   const scroll = Math.max(0, Math.min(view.scroll, rows.length - page));
   const shown = firstOf(rows, scroll + page, view).slice(scroll);
-  const table = tableOf(view, columns, sumRows(moment.rows, [])[0], style);
+  const table = tableOf(view, columns, sumOf(moment), style);
   const lines = [
     ...above.map((spans) => draw(...spans)),
     ...(head ? [draw([table.head, "reverse"])] : []),
@@ -119,7 +123,7 @@ export function plain(view: View, moment: Moment, unicode: boolean): string {
   const text = (spans: readonly Span[]) => visible(spans.map(([part]) => part).join(""));
   const unsorted = rowsOf(view, moment);
   const rows = firstOf(unsorted, unsorted.length, view);
-  const table = tableOf(view, columns, sumRows(moment.rows, [])[0], style, rows);
+  const table = tableOf(view, columns, sumOf(moment), style, rows);
   const lines = [
     ...header(view, moment, columns, columns, style).map(text),
     ...[table.head, table.sum],
@@ -131,6 +135,11 @@ export function plain(view: View, moment: Moment, unicode: boolean): string {
 function rowsOf(view: View, { rows, snapshot }: Moment): readonly Row[] {
   const isAll = view.by.length === snapshot.by.length;
   return filtered(isAll ? rows : sumRows(rows, view.by), view);
+}
+
+/** All execs: those of the rows, and of those that have retired. */
+function sumOf({ rows, retired }: Moment): Row | undefined {
+  return sumRows(retired ? [...rows, retired] : rows, [])[0];
 }
 
 /** The lines above the table; where there is no room for all, those that matter most. */
@@ -154,6 +163,7 @@ function header(view: View, moment: Moment, columns: number, most: number, style
     [0, snapshot.failures && failures(snapshot, samples, columns)],
     [1, wave ? [[wave, "green"]] : undefined],
     [4, said ? [[said, "yellow"]] : undefined],
+    [1.5, snapshot.retired ? [[retirement(moment)]] : undefined],
   ];
   const kept = parts
     .filter(([, spans]) => spans)
@@ -170,9 +180,14 @@ function counts(snapshot: Snapshot): string[] {
   return [
     `execs ${execs}`,
     ...(attempts === undefined ? [] : [`attempts ${attempts}`]),
-    ...(snapshot.retired ? [`${snapshot.retired} rows retired`] : []),
     ...(misses.includes(undefined) ? [] : [missed ? `${missed} missed` : "none missed"]),
   ];
+}
+
+/** The rows that are no more; their execs are in the sum below. */
+function retirement({ snapshot: { retired }, retired: sum }: Moment): string {
+  const rows = retired === 1n ? "1 row" : `${retired} rows`;
+  return `${rows} of ended containers and units retired, with ${sum?.count ?? 0n} execs`;
 }
 
 /** Failures by errno, the most first. */
@@ -224,7 +239,7 @@ function tableOf(
 ) {
   const count = Math.max(RATE_WIDTH, `${total?.count ?? 0}`.length) + 1;
   const room = { second: RATE_WIDTH, minute: RATE_WIDTH, start: RATE_WIDTH, count };
-  const sumOf = (parts: readonly number[]) => parts.reduce((sum, part) => sum + part, 0);
+  const sum = (parts: readonly number[]) => parts.reduce((all, part) => all + part, 0);
   const natural = (label: Label) =>
     Math.max(
       LABEL_WIDTHS[label] ?? LABEL_WIDTH,
@@ -233,7 +248,7 @@ function tableOf(
   const labels = view.by.map(natural);
   let numbers = [...NUMBERS];
   const needed = (texts: readonly number[]) =>
-    sumOf(numbers.map((each) => room[each])) + sumOf(texts) + texts.length;
+    sum(numbers.map((each) => room[each])) + sum(texts) + texts.length;
   for (const each of DROPPED_FIRST) {
     const tight = labels.map((label) => Math.min(label, MIN_LABEL_WIDTH));
     if (needed(tight) > columns && view.sort !== each) {
@@ -241,11 +256,16 @@ function tableOf(
     }
   }
   while (needed(labels) > columns && Math.max(...labels) > 1) {
-    const widest = labels.indexOf(Math.max(...labels));
+    const more = (i: number) => (view.by[i] === "path" ? MORE_PATH_WIDTH : 0);
+    const widths = labels.map((label, i) =>
+      label > 1 ? label - more(i) : Number.NEGATIVE_INFINITY,
+    );
+    const widest = widths.indexOf(Math.max(...widths));
     labels[widest] = (labels[widest] as number) - 1;
   }
   if (Number.isFinite(columns)) {
-    labels[0] = (labels[0] ?? 0) + Math.max(0, columns - needed(labels));
+    const longest = Math.max(0, view.by.indexOf("path"));
+    labels[longest] = (labels[longest] ?? 0) + Math.max(0, columns - needed(labels));
   }
   const mark = style.unicode ? "…" : "~";
   const arrow = style.unicode ? (view.reverse ? "↑" : "↓") : view.reverse ? "^" : "v";
@@ -254,7 +274,8 @@ function tableOf(
     return column === view.sort ? name + arrow : name;
   };
   const cell = (text: string, i: number): Span => {
-    const clipped = clip(text, labels[i] as number, mark);
+    const cut = view.by[i] === "path" ? clipStart : clip;
+    const clipped = cut(text, labels[i] as number, mark);
     return [` ${clipped}${" ".repeat((labels[i] as number) - width(clipped))}`];
   };
   const figures = (row: Row) =>

@@ -5,7 +5,7 @@ import type { Log } from "../base/log.ts";
 import { printable } from "../base/text.ts";
 import type { Label } from "../counts/labels.ts";
 import { History, Rates } from "../counts/rates.ts";
-import type { Snapshot } from "../counts/snapshot.ts";
+import type { Series, Snapshot } from "../counts/snapshot.ts";
 import { type Attempts, type Meter, openOwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
 import { chooseMeter, findMeters, openRunningMeter, type RunningMeter } from "../kernel/running.ts";
@@ -118,10 +118,12 @@ export class Source {
     const { snapshot, rates, history } = this.#seen;
     rates.add(snapshot);
     history.add(snapshot);
+    const { series } = rates;
+    const named = (name: Series["name"]) => series.filter((each) => each.name === name);
     return {
       host: printable(hostname()),
       snapshot,
-      rows: rates.series.filter(({ name }) => name === "exec" || name === "retired"),
+      ...{ rows: named("exec"), retired: named("retired")[0] },
       samples: [...history.samples],
       source: this.isRunning ? `meter of map ${this.#seen.meter.countersMap.id}` : "own meter",
       notice: [...this.#notices, ...trouble].join("; "),

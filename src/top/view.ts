@@ -1,6 +1,6 @@
 /** Which rows top shows, and how keys change that. */
 
-import { visible } from "../base/text.ts";
+import { finder, visible } from "../base/text.ts";
 import { LABELS, type Label } from "../counts/labels.ts";
 import type { Rated } from "../counts/rates.ts";
 
@@ -158,11 +158,9 @@ function add(a: number | undefined, b: number | undefined): number | undefined {
 
 /** The rows that contain the filter's text. */
 export function filtered(rows: readonly Row[], { filter }: View): readonly Row[] {
-  const wanted = filter.toLowerCase();
-  if (wanted === "") return rows;
-  return rows.filter(({ labels }) =>
-    Object.values(labels).some((value) => value.toLowerCase().includes(wanted)),
-  );
+  if (filter === "") return rows;
+  const has = finder(filter);
+  return rows.filter(({ labels }) => has(labels));
 }
 
 /**

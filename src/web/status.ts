@@ -1,10 +1,13 @@
 /** The answers that the page at / asks for: a snapshot with rates, cut to the rows that it shows. */
+import { finder } from "../base/text.ts";
 import { type History, type Rated, Rates } from "../counts/rates.ts";
 import { doubts, headline, type Snapshot, type TableFill, totalsOf } from "../counts/snapshot.ts";
 
-/** How many rows the page gets by each of its orders, and how many watched commands. */
-const MAX_ROWS = 25;
-const MAX_WATCHED = 250;
+/** How many rows of a table the page gets by each of its orders, and where it asks for more. */
+const ROWS = 25;
+const MAX_ROWS = 250;
+/** What is longer is no part of any label. */
+const MAX_FILTER_CHARS = 256;
 
 /** A series in JSON; a count beyond the safe integers has all its digits, too. */
 export interface Row<Count> {
@@ -32,12 +35,18 @@ export interface Status<Count = bigint> {
   by: readonly string[];
   /** Seconds that the rates of a minute cover: fewer until a page has asked for a minute. */
   minute: number;
+  /** The text that rows and watched commands contain, in any label; empty for all. */
+  filter: string;
   /** The rows that grow most and those with the highest counts, in no order. */
   rows: Row<Count>[];
-  /** How many rows there are. */
+  /** How many rows contain the filter's text, and how many there are. */
+  found_rows: number;
   all_rows: number;
+  /** The rows that are no more, because their groups have ended; null where none can. */
+  retired: { rows: Count; execs: Count } | null;
   failed: Row<Count>[];
   watched: Row<Count>[];
+  found_watched: number;
   all_watched: number;
   programs: { name: string; hook: string; id: number }[];
   tables: readonly TableFill[];
@@ -52,8 +61,20 @@ export interface Past<Count = bigint> {
   samples: { clock: number; attempts: Count | null; execs: Count; failures: Count | null }[];
 }
 
+/** What a page can ask for: rows with a text in them, and more of each table. */
+function wishes(query: string) {
+  const asked = new URLSearchParams(query);
+  const most = (name: string) => {
+    const number = Number(asked.get(name) ?? ROWS);
+    return Number.isInteger(number) ? Math.min(MAX_ROWS, Math.max(1, number)) : ROWS;
+  };
+  const filter = (asked.get("filter") ?? "").slice(0, MAX_FILTER_CHARS);
+  return { filter, rows: most("rows"), watched: most("watched") };
+}
+
 /**
- * Returns a function that makes a Status of each snapshot. It keeps what rates are made of.
+ * Returns a function that makes a Status of each snapshot, as a query asks for it: `filter`,
+ * `rows` and `watched`. It keeps what rates are made of.
  *
  * @param fallen says which count another process has set back
  */
@@ -61,15 +82,19 @@ export function statuses(
   version: string,
   host: string,
   fallen: () => string | undefined,
-): (snapshot: Snapshot) => Status {
+): (snapshot: Snapshot, query?: string) => Status {
   const rates = new Rates();
-  return (snapshot) => {
+  return (snapshot, query = "") => {
     const begin = performance.now();
     rates.add(snapshot);
     const { series } = rates;
     const named = (name: Rated["name"]) => series.filter((each) => each.name === name);
-    const rows = [...named("exec"), ...named("retired")];
-    const [failed, watched] = [named("failed"), named("watched")];
+    const [all, failed, watched] = [named("exec"), named("failed"), named("watched")];
+    const wish = wishes(query);
+    const has = finder(wish.filter);
+    const found = ({ labels }: Rated) => has(labels);
+    const [rows, names] = [all.filter(found), watched.filter(found)];
+    const { retired } = snapshot;
     const { time, clock, startTime, attempts, execs, by, programs, tables } = snapshot;
     return {
       ...{ version, host, time: time.toISOString(), clock: performance.timeOrigin + clock },
@@ -81,13 +106,18 @@ export function statuses(
       doubts: [fallen() ?? [], doubts(snapshot)].flat(),
       by,
       minute: rates.window,
-      rows: most(rows, MAX_ROWS),
-      all_rows: rows.length,
+      filter: wish.filter,
+      rows: most(rows, wish.rows),
+      found_rows: rows.length,
+      all_rows: all.length,
+      retired:
+        retired === undefined ? null : { rows: retired, execs: named("retired")[0]?.count ?? 0n },
       failed: most(
         failed.filter(({ count }) => count > 0n),
-        MAX_ROWS,
+        ROWS,
       ),
-      watched: most(watched, MAX_WATCHED),
+      watched: most(names, wish.watched),
+      found_watched: names.length,
       all_watched: watched.length,
       programs: programs.map(({ name, hook, id }) => ({ name, hook, id })),
       tables,

@@ -8,6 +8,7 @@ import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { openBrowser } from "../support/browser.mjs";
 import { readProjectFile } from "../support/files.ts";
+import { Groups } from "../support/groups.ts";
 import { BPFTOOL, hexKey, Meter, STORM, sh, uniqueName, until } from "../support/meter.ts";
 
 const AXE = readProjectFile("node_modules/axe-core/axe.min.js");
@@ -220,6 +221,54 @@ test("a failed read is reported, and the page is live again once a read works", 
     sh(BPFTOOL, ["map", "update", ...map, ...hexKey("execveat_counter"), ...zero]);
     await live(page);
   });
+});
+
+test("the filter and more rows ask the meter, of which no row is out of their reach", async () => {
+  const names = Array.from({ length: 120 }, () => uniqueName());
+  for (const [i, name] of names.entries())
+    copyFileSync("/bin/true", join(directory, `${i}-${name}`.slice(0, 15)));
+  await withMeter(["--by", "command,user,path"], async (meter) => {
+    const page = await look(meter.origin);
+    await live(page);
+    for (const [i, name] of names.entries())
+      sh(STORM, ["spawn", "1", `${i === 7 ? 1 : 3}`, join(directory, `${i}-${name}`.slice(0, 15))]);
+    await until("the rows", async () => /25 of 1\d\d/.test(await text(page, "#busiest-note")));
+    await page.keyboard.press("/");
+    await page.keyboard.type(`${directory}/7-`.toUpperCase());
+    await until("one row", async () => (await text(page, "#busiest-note")).includes(": 1 of 1"));
+    expect((await table(page, "busiest")).map((row) => row.at(-1))).toEqual(["1"]);
+    expect(await violations(page)).toEqual([]);
+    await page.keyboard.press("Escape");
+    await page.click("#more-rows");
+    await until("more rows", async () => (await table(page, "busiest")).length === 100);
+    await page.click("#more-rows");
+    await until("all rows", async () => (await table(page, "busiest")).length > 120);
+    expect(await page.isVisible("#more-rows")).toBe(false);
+    expect(complaints).toEqual([]);
+  });
+});
+
+test("a unit that has ended is in a line below the table", async () => {
+  const groups = new Groups();
+  try {
+    const program = groups.program(uniqueName());
+    await withMeter(["--by", "command,unit", "--retire-after", "1s"], async (meter) => {
+      const page = await look(meter.origin);
+      await live(page);
+      groups.run(program, 23, "a.service");
+      const row = async () => (await table(page, "busiest")).find(([name]) => name === program);
+      await until("the row", async () => (await row())?.at(-1) === "23");
+      expect((await row())?.[1]).toBe("a.service");
+      groups.end("a.service");
+      const said = /^[1-9]\d* rows? of ended containers and units retired, with [\d,]+ execs\.$/;
+      await until("the line", async () => said.test(await text(page, "#retired")));
+      expect(await row()).toBeUndefined();
+      expect((await table(page, "busiest")).map(([name]) => name)).not.toContain("retired");
+      expect(await violations(page)).toEqual([]);
+    });
+  } finally {
+    groups.remove();
+  }
 });
 
 test("a name with markup, or worse, is text", async () => {

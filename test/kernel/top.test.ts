@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { effectiveCapabilities } from "../../src/kernel/capabilities.ts";
 import { findMeters } from "../../src/kernel/running.ts";
+import { Groups } from "../support/groups.ts";
 import { Installation } from "../support/installation.ts";
 import {
   BPFTOOL,
@@ -197,6 +198,32 @@ describe("beside a running meter", () => {
       expect(wrong.stderr).toContain("no meter has the map 4294967295");
     } finally {
       await other.stop();
+    }
+  });
+
+  test("a unit that has ended is a line above the table, and in the sum", async () => {
+    const groups = new Groups();
+    const other = await Meter.start(["--by", "command,unit", "--retire-after", "1s"]);
+    try {
+      const program = groups.program(uniqueName());
+      terminal.type(top("--map", `${other.mapId}`, "--by", "command"));
+      groups.run(program, 23, "a.service");
+      expect(numbers(await terminal.line(rowOf(program))).at(-1)).toBe(23);
+      groups.end("a.service");
+      const line = await terminal.line(
+        /^[1-9]\d* rows? of ended containers and units retired, with \d+ execs *$/,
+      );
+      expect(Number(/with (\d+)/.exec(line)?.[1])).toBeGreaterThanOrEqual(23);
+      await terminal.gone(rowOf(program));
+      await until("one sum in both lines", () => {
+        const screen = terminal.screen();
+        const total = screen.find((each) => each.includes("(all)")) ?? "";
+        return screen.some((each) => each.startsWith(`execs ${numbers(total).at(-1)} `));
+      });
+      expect(terminal.screen().some((each) => rowOf("retired").test(each))).toBe(false);
+    } finally {
+      await other.stop();
+      groups.remove();
     }
   });
 

@@ -1,6 +1,6 @@
 /** The page's script: asks the agent for the counts, and shows them. */
 import type UPlot from "uplot";
-import { visible } from "../../base/text.ts";
+import { finder, visible } from "../../base/text.ts";
 import type { Past, Row, Status } from "../status.ts";
 import { ask } from "./ask.ts";
 import { makeChart, type Name, type Points, SERIES } from "./chart.ts";
@@ -17,9 +17,17 @@ const MAX_METER_SHARE = 0.005;
 /** Milliseconds that the chart goes back: at most, and at least. */
 const CHART_MAX_MS = 600_000;
 const CHART_MIN_MS = 60_000;
-/** Rows of a table that are shown, and watched commands that are. */
-const MAX_ROWS = 25;
-const MAX_WATCHED = 250;
+/** Rows of a table that are shown: at first, and each time that more are asked for. */
+const STEPS = [25, 100, 250] as const;
+/**
+ * Another text in the filter is asked for out of turn: after so many ms without another letter,
+ * or so many times as long as the last answer took, so that typing takes a tenth of the agent's
+ * time at most.
+ */
+const TYPING_MS = 250;
+const TYPING_METER_TIMES = 10;
+/** A value of a label that may be cut. */
+const LONG_CHARS = 12;
 /** Milliseconds for which the page says that the counts began anew. */
 const NEWS_MS = 60_000;
 
@@ -36,6 +44,9 @@ const ORDERS: Record<Order, string> = { second: "now /s", minute: "1 min /s", co
 let samples: Sample[] = [];
 let last: Status<Count> | undefined;
 let order: Order = "minute";
+/** How many rows of each table are shown, and the text that they contain. */
+const most: Record<"rows" | "watched", number> = { rows: STEPS[0], watched: STEPS[0] };
+let filter = "";
 let paused = false;
 /** Whether the agent may have samples that the page has not asked for. */
 let behind = true;
@@ -63,7 +74,7 @@ async function poll(): Promise<void> {
   let wait = POLL_MIN_MS;
   try {
     const before = behind ? await past() : samples;
-    const status: Status<Count> = await ask("api/v1/status");
+    const status: Status<Count> = await ask(`api/v1/status${query()}`);
     if (mine !== turn) return;
     // Another build's answers are for another build's page.
     if (last && last.version !== status.version) return location.reload();
@@ -88,6 +99,16 @@ async function poll(): Promise<void> {
     setState("lost", `no answer since ${clock(lost)} (${(error as Error).message}); trying again`);
   }
   timer = setTimeout(poll, wait);
+}
+
+/** What the page wants of the meter, where that is not what every page gets at first. */
+function query(): string {
+  const wanted = new URLSearchParams();
+  if (filter !== "") wanted.set("filter", filter);
+  for (const [name, number] of Object.entries(most)) {
+    if (number !== STEPS[0]) wanted.set(name, `${number}`);
+  }
+  return wanted.size > 0 ? `?${wanted}` : "";
 }
 
 /** The samples from while the page did not ask, after older ones, also those of earlier meters. */
@@ -145,26 +166,25 @@ function show(status: Status<Count>): void {
   setText(element("failures"), digits(status.failures));
   showDoubts(status.doubts);
 
-  const shown = Math.min(status.all_rows, MAX_ROWS);
+  // The meter was asked before the last letter: what it said is looked through meanwhile.
+  const has = finder(filter);
+  const rows = status.rows.filter(({ labels }) => has(labels));
+  const watched = status.watched.filter(({ labels }) => has(labels));
   setText(
     element("busiest-note"),
     status.by.length === 0
       ? "Not broken down: start the meter with --by command,user,container."
-      : status.all_rows > shown
-        ? `By ${status.by.join(", ")}: ${shown} of ${digits(status.all_rows)}.`
-        : `By ${status.by.join(", ")}.`,
+      : `By ${status.by.join(", ")}${extent("rows", rows, status.found_rows, status.all_rows)}.`,
   );
-  showRows(element("busiest"), status.by, status.rows);
-  setText(
-    element("watched-note"),
-    status.all_watched === 0
-      ? "None watched: execve-counter watch add NAME."
-      : status.all_watched > MAX_WATCHED
-        ? `${MAX_WATCHED} of ${digits(status.all_watched)}.`
-        : "",
-  );
-  const watched = status.all_watched > 0 ? ["command"] : [];
-  showRows(element("watched"), watched, status.watched, MAX_WATCHED);
+  showRows(element("busiest"), status.by, rows, most.rows);
+  showMore("rows", status.found_rows);
+  showRetired(status.retired);
+  element("watched-section").hidden = status.all_watched === 0;
+  element("unwatched").hidden = status.all_watched > 0;
+  const names = extent("watched", watched, status.found_watched, status.all_watched);
+  setText(element("watched-note"), names && `By command${names}.`);
+  showRows(element("watched"), ["command"], watched, most.watched);
+  showMore("watched", status.found_watched);
   setText(
     element("failed-note"),
     status.failures === null
@@ -193,6 +213,46 @@ function show(status: Status<Count>): void {
   showChart(status.clock / 1000);
 }
 
+/** How much of a table is shown; empty for all. */
+function extent(
+  table: keyof typeof most,
+  rows: readonly Row<Count>[],
+  found: number,
+  all: number,
+): string {
+  const shown = Math.min(rows.length, most[table]);
+  if (filter === "") return all > shown ? `: ${shown} of ${digits(all)}` : "";
+  const text = `with “${visible(filter)}”`;
+  if (last?.filter === filter) {
+    if (found > shown) return `: ${shown} of ${digits(found)} ${text}, of ${digits(all)}`;
+    return `: ${shown || "none"} of ${digits(all)} ${text}`;
+  }
+  return `: ${shown} ${text} among those shown before${paused ? "" : "; looking at the others"}`;
+}
+
+/** The button that shows more rows, as long as there are more and the page takes them. */
+function showMore(table: keyof typeof most, found: number): void {
+  const button = element(`more-${table}`);
+  const next = STEPS.find((step) => step > most[table]);
+  const over = next === undefined || found <= most[table];
+  // What has the keyboard goes to what it was for.
+  if (over && document.activeElement === button) {
+    button.parentElement?.querySelector<HTMLElement>(".scroll")?.focus();
+  }
+  button.hidden = over;
+  setText(button, `Show ${next}`);
+  button.ariaLabel = `Show ${next} ${table === "rows" ? "rows" : "watched commands"}`;
+}
+
+/** The execs of rows that are no more: no row, because they have no rate. */
+function showRetired(retired: Status<Count>["retired"]): void {
+  const node = element("retired");
+  const { rows, execs } = retired ?? { rows: 0, execs: 0 };
+  node.hidden = Number(rows) === 0;
+  const some = Number(rows) === 1 ? "1 row" : `${digits(rows)} rows`;
+  setText(node, `${some} of ended containers and units retired, with ${digits(execs)} execs.`);
+}
+
 function showDoubts(doubts: readonly string[]): void {
   const list = element("doubts");
   const exact = doubts.length === 0;
@@ -205,6 +265,8 @@ function showDoubts(doubts: readonly string[]): void {
 interface Column {
   title: string;
   number?: boolean;
+  /** Whether it has the values of a label, which can be long. */
+  label?: boolean;
   sorts?: Order;
 }
 
@@ -213,15 +275,15 @@ function showRows(
   table: HTMLElement,
   labels: readonly string[],
   rows: Row<Count>[],
-  most = MAX_ROWS,
+  limit: number = STEPS[0],
 ): void {
   const sorted = [...rows]
     .sort(
       (a, b) => Number(b[order] ?? 0) - Number(a[order] ?? 0) || Number(b.count) - Number(a.count),
     )
-    .slice(0, most);
+    .slice(0, limit);
   const columns = [
-    ...labels.map((title) => ({ title })),
+    ...labels.map((title) => ({ title, label: true })),
     ...(Object.keys(ORDERS) as Order[]).map((sorts) => ({
       title: ORDERS[sorts],
       number: true,
@@ -262,18 +324,21 @@ function showTable(table: HTMLElement, columns: Column[], rows: string[][]): voi
     const line = body.rows[i] ?? body.insertRow();
     for (const [j, text] of row.entries()) {
       const cell = line.cells[j] ?? line.insertCell();
-      if (columns[j]?.number) cell.className = "number";
-      else showLabel(cell, text);
-      if (columns[j]?.number) setText(cell, text);
+      const { title = "", number, label } = columns[j] ?? {};
+      if (number) {
+        cell.className = "number";
+        setText(cell, text);
+      } else showText(cell, text, label ? title : undefined);
     }
   }
 }
 
-/** Shows a container as short as elsewhere; whole where the pointer is. */
-function showLabel(cell: HTMLElement, value: string): void {
+/** Shows a container as short as elsewhere; a long name whole where the pointer is. */
+function showText(cell: HTMLElement, value: string, label?: string): void {
   const container = /^[0-9a-f]{64}$/.test(value);
-  cell.className = value === "" ? "none" : "";
-  cell.title = container ? value : "";
+  const kind = value === "" ? "none" : label === "path" ? "path" : "";
+  cell.className = label ? `label ${kind}`.trim() : kind;
+  cell.title = label && value.length > LONG_CHARS ? spelled(value) : "";
   if (!cell.firstElementChild) cell.append(document.createElement("bdi"));
   setText(
     cell.firstElementChild as Element,
@@ -337,6 +402,35 @@ function showChart(now: number): void {
   chart.setScale("x", { min: now - age, max: now });
 }
 
+const box = element<HTMLInputElement>("filter");
+box.addEventListener("input", () => {
+  filter = box.value;
+  // What was asked before says nothing any more.
+  turn++;
+  clearTimeout(timer);
+  const wait = Math.max(TYPING_MS, TYPING_METER_TIMES * 1000 * (last?.seconds || 0));
+  timer = setTimeout(poll, Math.min(wait, POLL_MAX_MS));
+  if (last) show(last);
+});
+document.addEventListener("keydown", (event) => {
+  const { key, target } = event;
+  if (key === "Escape" && target === box) {
+    if (box.value === "") box.blur();
+    box.value = "";
+    box.dispatchEvent(new Event("input"));
+  }
+  if (key !== "/" || target === box || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  box.focus();
+  box.select();
+});
+for (const table of ["rows", "watched"] as const) {
+  element(`more-${table}`).addEventListener("click", () => {
+    most[table] = STEPS.find((step) => step > most[table]) ?? most[table];
+    poll();
+    if (last) show(last);
+  });
+}
 element("pause").addEventListener("click", ({ currentTarget }) => {
   paused = !paused;
   (currentTarget as HTMLElement).ariaPressed = String(paused);

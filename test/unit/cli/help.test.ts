@@ -26,6 +26,13 @@ describe("the manual page", () => {
     expect(found.map(([, name]) => name)).toEqual(options("run"));
   });
 
+  test("has the options of every other command, too", () => {
+    const commands = subcommands().filter((name) => name !== "watch");
+    const all = [...commands, ...subcommands("watch").map((name) => `watch ${name}`)];
+    for (const name of all.flatMap((command) => options(...command.split(" "))))
+      expect(text).toMatch(new RegExp(`${name.replaceAll(".", "\\.")}\\b`));
+  });
+
   test("is one that man can show", () => {
     const file = projectPath("docs/execve-counter.1");
     const { status, stderr } = result("groff", ["-man", "-Tutf8", "-ww", "-z", file]);

@@ -85,7 +85,7 @@ test("JSON carries counts digit for digit", () => {
       '"attempts":{"execve":18446744073709551615,"execveat":9007199254740993},' +
       '"missed":0,"execs":21,"execs_by":[{"command":"sh","user":"root","container":"","execs":12},' +
       `{"command":"nc","user":"4242","container":"${"0123456789abcdef".repeat(4)}","execs":3},` +
-      '{"command":"other","user":"other","container":"other","execs":6}],"retired_rows":0,' +
+      '{"command":"other","user":"other","container":"other","execs":6}],"overflow":0,"retired_rows":0,' +
       '"failures":{"execve":{"ENOENT":3},"execveat":{"ENOENT":1}},' +
       '"checks":2,"unfollowed":0,"watched":{"nc":3}}',
   );

@@ -34,6 +34,7 @@ beforeAll(async () => {
       ["/", page(() => "hello\n")],
       ["/metrics", page(() => "x 1\n", CONTENT_TYPES)],
       ["/large", page(() => LARGE)],
+      ["/query", { types: [TEXT], byQuery: true, make: (_, query) => ({ body: `(${query})` }) }],
       ["/failing", { types: [TEXT], make: () => ({ status: 503, body: "why\n" }) }],
       [
         "/broken",
@@ -67,6 +68,40 @@ function get(path: string, headers: Record<string, string> = {}, method = "GET",
 test("it answers on every address", async () => {
   expect(new Set(web.origins).size).toBe(2);
   for (const each of web.origins) expect(await (await fetch(each)).text()).toBe("hello\n");
+});
+
+test("a page has an answer for each query, where it says so, and only for short ones", async () => {
+  const body = async (path: string) => `${(await get(path)).body}`;
+  expect(await body("/query")).toBe("()");
+  expect(await body("/query?filter=%2F&a=%")).toBe("(filter=%2F&a=%)");
+  expect(await body("/metrics?anything")).toBe("x 1\n");
+  const many = Array.from({ length: 50 }, (_, i) => `/query?${i % 7}`);
+  expect(await Promise.all(many.map(body))).toEqual(many.map((path) => `(${path.slice(7)})`));
+  expect(await body(`/query?${"x".repeat(2048)}`)).toHaveLength(2050);
+  expect((await get(`/query?${"x".repeat(2049)}`)).status).toBe(414);
+  expect((await get(`/metrics?${"x".repeat(2049)}`)).status).toBe(200);
+});
+
+test("queries are answered one after the other, and each client gets what was made after it asked", async () => {
+  let running = 0;
+  let made = 0;
+  const slow: Page = {
+    types: [TEXT],
+    byQuery: true,
+    make: async () => {
+      expect(++running).toBe(1);
+      await sleep(20);
+      running--;
+      return { body: `${++made}` };
+    },
+  };
+  const server = await serve([LOOPBACK], new Map([["/", slow]]), (error) => errors.push(error));
+  onTestFinished(() => server.close());
+  const ask = (query: string) => get(`/?${query}`, {}, "GET", server.origins[0]);
+  await Promise.all(["a", "b", "a", "c", "b", "a"].map(ask));
+  expect(made).toBeLessThanOrEqual(6);
+  const before = made;
+  expect(Number((await ask("a")).body)).toBe(before + 1);
 });
 
 test("other answers than pages may load and run nothing; a page has a policy of its own, whatever is set for all", async () => {

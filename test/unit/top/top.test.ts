@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
 import { describe, expect, test } from "vitest";
-import { clip, width } from "../../../src/base/width.ts";
-import type { Label } from "../../../src/counts/labels.ts";
+import { clip, clipStart, width } from "../../../src/base/width.ts";
+import { LABELS, type Label } from "../../../src/counts/labels.ts";
 import type { Sample } from "../../../src/counts/rates.ts";
 import { frame, type Moment, plain } from "../../../src/top/frame.ts";
 import { styleOf } from "../../../src/top/terminal.ts";
@@ -91,6 +91,15 @@ describe("the width of text", () => {
     expect(clip("漢字漢字", 6, "…")).toBe("漢字…");
     expect(clip("e\u0301e\u0301e\u0301", 2, "…")).toBe("e\u0301…");
     expect(clip("command", 0, "…")).toBe("");
+  });
+
+  test("of a path the end is kept", () => {
+    expect(clipStart("/usr/bin/foo", 12, "…")).toBe("/usr/bin/foo");
+    expect(clipStart("/usr/bin/foo", 9, "…")).toBe("…/bin/foo");
+    expect(clipStart("/漢字漢字", 6, "…")).toBe("…漢字");
+    expect(clipStart("e\u0301e\u0301e\u0301", 2, "…")).toBe("…e\u0301");
+    expect(clipStart("/usr", 1, "…")).toBe("…");
+    expect(clipStart("/usr", 0, "…")).toBe("");
   });
 });
 
@@ -282,8 +291,42 @@ describe("the screen", () => {
     expect(lines(yesterday)[0]).toContain("since 2026-11-22 04:00:00Z");
   });
 
+  test("has what retired in a line of its own, and in the sum, but not among the rows", () => {
+    const retired = row({ command: "retired", user: "retired", container: "retired" }, 1234, 0);
+    const changes = { snapshot: snapshot({ retired: 4n }), retired };
+    const lines = screen(viewBy(ALL), 80, 24, changes);
+    expect(lines[4]).toBe("4 rows of ended containers and units retired, with 1234 execs");
+    expect(lines[6]).toMatch(/^ +10\.0 +10\.0 +1254\.0 +1254 \(all\)$/);
+    expect(lines.slice(7).join()).not.toContain("retired");
+    expect(lines.at(-1)).toMatch(/^3 /);
+    const one = screen(viewBy(ALL), 80, 24, { ...changes, snapshot: snapshot({ retired: 1n }) });
+    expect(one[4]).toMatch(/^1 row of /);
+    expect(plain(viewBy(ALL), moment(changes), true)).toContain(`${lines[4]}\n`);
+    expect(screen(viewBy(ALL)).join()).not.toContain("retired");
+  });
+
+  test("of 65 columns has all six labels, and of a path the end", () => {
+    const labels = {
+      ...{ command: "execve-counter", user: "www-data", container: "ab".repeat(32) },
+      ...{ parent: "bash", unit: "docker-abcdef.scope", path: "/usr/local/lib/some/where/foo" },
+    };
+    const view = viewBy(Object.keys(labels) as Label[]);
+    const rows = [row(labels, 1)];
+    const [head, , line] = screen(view, 65, 24, { rows }).slice(4);
+    expect(head).toMatch(/ COMMAND USER +CONTAI… PARENT +UNIT +PATH$/);
+    expect(line).toMatch(/ execve… www-da… ababab… bash +docker-… \S+$/);
+    expect(line).toMatch(/ …\S*\/where\/foo$/);
+    // With room, the path has all of itself.
+    expect(screen(view, 160, 24, { rows })[6]).toMatch(/ docker-abcdef.scope +\/usr\S+\/foo$/);
+  });
+
   test("of any size has that many lines, each that wide", () => {
-    const views = [viewBy(ALL), { ...viewBy(ALL), help: true }, typed(viewBy(ALL), "/", "漢")];
+    const views = [
+      viewBy(LABELS),
+      viewBy(ALL),
+      { ...viewBy(ALL), help: true },
+      typed(viewBy(ALL), "/", "漢"),
+    ];
     for (const view of views) {
       for (let columns = 1; columns < 100; columns += 3) {
         for (let rows = 1; rows < 30; rows++) {

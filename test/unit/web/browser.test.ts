@@ -26,6 +26,8 @@ let growing: boolean;
 /** Says something else instead. */
 let instead: { status?: number; body?: string; contentType?: string } | "nothing" | undefined;
 let asked: string[];
+/** What the page has wanted of each status. */
+let queries: string[];
 let page: Page;
 
 const row = (labels: Row<number>["labels"], count: number, second: number, minute: number) => ({
@@ -34,6 +36,7 @@ const row = (labels: Row<number>["labels"], count: number, second: number, minut
 
 beforeEach(() => {
   asked = [];
+  queries = [];
   instead = undefined;
   growing = false;
   const clock = Date.parse("2026-11-23T04:50:00.000Z");
@@ -53,7 +56,7 @@ beforeEach(() => {
       row({ command: "nc", container: "0123456789abcdef".repeat(4) }, 500, 7.25, 10),
       row({ command: "other", container: "other" }, 3, 0, 0),
     ],
-    all_rows: 77,
+    ...{ filter: "", found_rows: 77, all_rows: 77, retired: null, found_watched: 1 },
     failed: [row({ syscall: "execve", errno: "ENOENT" }, 2_304, 30, 31)],
     watched: [row({ command: "curl" }, 12, 1, 2)],
     all_watched: 1,
@@ -79,8 +82,9 @@ async function look(options: BrowserContextOptions = {}, url = `${ORIGIN}/`): Pr
   const context = await browser.newContext({ locale: "en-GB", timezoneId: "UTC", ...options });
   page = await context.newPage();
   await page.route("**/*", (route) => {
-    const { pathname } = new URL(route.request().url());
+    const { pathname, search } = new URL(route.request().url());
     asked.push(pathname);
+    if (pathname.endsWith("/status")) queries.push(search);
     if (!pathname.includes("/api/")) {
       const headers = { "content-security-policy": policy };
       return route.fulfill({ contentType: "text/html", body: html, headers });
@@ -125,7 +129,7 @@ test("what the meter says is what the page shows, each in its place", async () =
   const totals = await page.$$eval("#totals dd", (nodes) => nodes.map((node) => node.textContent));
   expect(totals).toEqual(["4,001", "302", "2,003", "2,304"]);
   expect(await text("#doubts")).toBe("Exact: the kernel skipped no runs.");
-  expect(await text("#busiest-note")).toBe("By command, container: 25 of 77.");
+  expect(await text("#busiest-note")).toBe("By command, container: 3 of 77.");
   const rates = ["now /s", "1 min /s", "total"];
   expect(await cells("#busiest")).toEqual([
     ["command", "container", ...rates],
@@ -217,6 +221,148 @@ test("a meter with other flags is shown as what it is, and the page never reload
   expect(await state()).toMatch(/^live; the counts began anew/);
   expect(asked.filter((path) => path === "/")).toHaveLength(1);
 });
+
+test("the key / goes to the filter, which looks among all rows of the meter, and Escape clears it", async () => {
+  await look();
+  await live();
+  expect(queries).toEqual([""]);
+  await page.keyboard.press("/");
+  expect(await page.evaluate(() => document.activeElement?.id)).toBe("filter");
+  // At once among the rows that are there.
+  instead = "nothing";
+  await page.keyboard.type("S");
+  expect((await cells("#busiest")).map(([name]) => name)).toEqual(["command", "sh"]);
+  expect(await text("#busiest-note")).toContain(
+    ": 1 with “S” among those shown before; looking at the others.",
+  );
+  await page.keyboard.type("/&");
+  instead = undefined;
+  const found = row({ command: "x", container: "S/&" }, 5, 1, 1);
+  Object.assign(status, {
+    filter: "S/&",
+    rows: [found],
+    found_rows: 1,
+    watched: [],
+    found_watched: 0,
+  });
+  await until("the row", async () => (await cells("#busiest"))[1]?.[0] === "x");
+  expect(queries.at(-1)).toBe("?filter=S%2F%26");
+  expect(await text("#busiest-note")).toBe("By command, container: 1 of 77 with “S/&”.");
+  expect(await text("#watched-note")).toBe("By command: none of 1 with “S/&”.");
+
+  Object.assign(status, { filter: "", found_rows: 77 });
+  await page.keyboard.press("Escape");
+  expect(await page.inputValue("#filter")).toBe("");
+  await until("all rows", async () => queries.at(-1) === "");
+  await page.keyboard.press("Escape");
+  expect(await page.evaluate(() => document.activeElement?.id)).not.toBe("filter");
+  // What is said of text that a person chose is text, too.
+  await page.fill("#filter", "<b>\u202e");
+  expect(await text("#busiest-note")).toContain("“<b>\\u{202e}”");
+});
+
+test("letters are asked for together, and as rarely as the meter can bear", async () => {
+  status.seconds = 0.2;
+  await look();
+  await until("numbers", async () => (await state()).startsWith("live"));
+  await page.focus("#filter");
+  const before = queries.length;
+  const start = performance.now();
+  await page.keyboard.type("abc", { delay: 100 });
+  await until("a question", () => queries.length > before);
+  expect(queries.slice(before)).toEqual(["?filter=abc"]);
+  expect(performance.now() - start).toBeGreaterThan(2000);
+});
+
+test("a button shows more rows, twice, and the page goes on with them", async () => {
+  const many = Array.from({ length: 300 }, (_, i) =>
+    row({ command: `c${i}`, container: "" }, 300 - i, 1, 1),
+  );
+  Object.assign(status, { rows: many.slice(0, 75), found_rows: 300, all_rows: 300 });
+  await look();
+  await live();
+  const count = async () => (await cells("#busiest")).length - 1;
+  expect(await count()).toBe(25);
+  expect(await text("#busiest-note")).toBe("By command, container: 25 of 300.");
+  expect(await page.isVisible("#more-watched")).toBe(false);
+  status.rows = many;
+  for (const [most, next] of [
+    [100, "Show 250"],
+    [250, undefined],
+  ] as const) {
+    await page.focus("#more-rows");
+    await page.keyboard.press("Enter");
+    await until("more", async () => (await count()) === most);
+    expect(queries.at(-1)).toBe(`?rows=${most}`);
+    expect(await page.isVisible("#more-rows")).toBe(next !== undefined);
+    if (next) expect(await text("#more-rows")).toBe(next);
+  }
+  // The keyboard is still where it was.
+  const at = await page.evaluate(() => document.activeElement?.getAttribute("aria-labelledby"));
+  expect(at).toBe("busiest-title");
+  await answers(2);
+  expect(queries.at(-1)).toBe("?rows=250");
+  expect(await count()).toBe(250);
+});
+
+test("rows that retired are one line below the table", async () => {
+  await look();
+  await live();
+  expect(await page.isVisible("#retired")).toBe(false);
+  status.retired = { rows: 4, execs: 1234 };
+  const said = "4 rows of ended containers and units retired, with 1,234 execs.";
+  await until("the line", async () => (await text("#retired")) === said);
+  expect(await page.isVisible("#retired")).toBe(true);
+  status.retired = { rows: 1, execs: 1 };
+  await until("one", async () => (await text("#retired")).startsWith("1 row of"));
+});
+
+test("what is watched comes before what is busiest; where nothing is, a word how to", async () => {
+  await look();
+  await live();
+  const titles = async () => {
+    const shown = page.locator("main h2:visible");
+    return (await shown.allTextContents()).slice(2, 4);
+  };
+  expect(await titles()).toEqual(["Watched", "Busiest"]);
+  Object.assign(status, { watched: [], found_watched: 0, all_watched: 0 });
+  await until("nothing", async () => (await titles())[0] === "Busiest");
+  expect(await page.locator("#unwatched p").textContent()).toContain("watch add");
+  expect(await page.isVisible("#unwatched")).toBe(true);
+});
+
+test.each([360, 1000])(
+  "a long path shows its end, and the numbers, %d pixels wide",
+  async (width) => {
+    const path = `…/${"some/where/".repeat(10)}the-end`;
+    const labels = { command: "x", unit: `docker-${"0a".repeat(32)}.scope`, path };
+    status.by = Object.keys(labels);
+    status.rows = [row(labels, 1, 1, 1)];
+    await look({ viewport: { width, height: 800 } });
+    await live();
+    expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(
+      width,
+    );
+    /** Whether the first and the last letter of a cell are inside of it. */
+    const ends = (selector: string) =>
+      page.$eval(selector, (cell) => {
+        const node = cell.querySelector("bdi")?.firstChild as Text;
+        const box = cell.getBoundingClientRect();
+        return [0, node.length - 1].map((at) => {
+          const range = document.createRange();
+          range.setStart(node, at);
+          range.setEnd(node, at + 1);
+          const { left, right } = range.getBoundingClientRect();
+          return left >= box.left - 1 && right <= box.right + 1;
+        });
+      });
+    expect(await ends("#busiest td.path")).toEqual([false, true]);
+    expect(await ends("#busiest td:nth-child(2)")).toEqual([true, false]);
+    expect(await page.getAttribute("#busiest td.path", "title")).toBe(path);
+    const table = await page.locator("#busiest").boundingBox();
+    expect(table?.width).toBeLessThan(width === 360 ? 620 : 1000);
+  },
+);
 
 test("a rate over less than a minute is called what it is", async () => {
   status.minute = 12.3;

@@ -75,6 +75,59 @@ test("of a table of any size the page gets the rows that grow most and those wit
   expect(toJson(got).length).toBeLessThan(10_000);
 });
 
+test("of all rows the page gets those with the text that it asks for, and as many as it asks for", () => {
+  const status = statuses("1.2.3", "host", () => undefined);
+  const watched = new Map(rows(1000).map(({ labels, count }) => [labels.command, count]));
+  const many = snapshot({ by: ["command"], execsBy: rows(65_536), watched });
+  const names = (found: { labels: Record<string, string> }[]) =>
+    found.map(({ labels }) => labels.command).sort();
+  // No row that would be shown without it.
+  const some = status(many, "filter=C777");
+  expect(some).toMatchObject({ filter: "C777", found_rows: 11, all_rows: 65_536 });
+  expect(names(some.rows)).toEqual(["c777", ...[..."0123456789"].map((last) => `c777${last}`)]);
+  expect(some).toMatchObject({ found_watched: 1, all_watched: 1000 });
+  expect(names(some.watched)).toEqual(["c777"]);
+  expect(status(many, "filter=%26+%2B%25").filter).toBe("& +%");
+  expect(status(many, "filter=nothing").rows).toEqual([]);
+
+  const sizes = (query: string) => {
+    const { rows: shown, watched: names } = status(many, query);
+    return [shown.length, names.length];
+  };
+  const usual = sizes("");
+  const all = sizes("rows=250&watched=250");
+  expect(all).toEqual([expect.closeTo(10 * (usual[0] ?? 0)), expect.closeTo(10 * (usual[1] ?? 0))]);
+  expect(sizes("rows=100")).toEqual([expect.closeTo(4 * (usual[0] ?? 0)), usual[1]]);
+  expect(sizes("rows=1000000&watched=1e300")).toEqual(all);
+  for (const odd of [
+    "rows=",
+    "rows=x",
+    "rows=NaN",
+    "rows=2.5",
+    "&&=",
+    "%",
+    "filter",
+    "__proto__=1",
+  ])
+    expect(sizes(odd)[1]).toBe(usual[1]);
+  expect(sizes("rows=-1")[0]).toBeGreaterThan(0);
+  expect(status(many, `filter=${"c".repeat(1e6)}`).filter).toHaveLength(256);
+});
+
+test("what has retired is no row, but a sum of its own", () => {
+  const status = statuses("", "", () => undefined);
+  const execsBy = [
+    ...rows(3),
+    { labels: { command: "retired" }, count: 1234n, of: "retired" as const },
+  ];
+  const now = { by: ["command"] as const, execsBy, retired: 4n };
+  expect(status(snapshot(now))).toMatchObject({
+    ...{ all_rows: 3, found_rows: 3, retired: { rows: 4n, execs: 1234n } },
+  });
+  expect(status(snapshot(now)).rows.map(({ labels }) => labels.command)).not.toContain("retired");
+  expect(status(snapshot({ retired: undefined })).retired).toBeNull();
+});
+
 test("a status says what is counted, and null for what is not", () => {
   const status = statuses("1.2.3", "host", () => undefined);
   const { seconds, ...rest } = status(snapshot());
@@ -146,7 +199,7 @@ test("of rows that grow no more the page gets those with the highest counts", ()
   expect(got.map(({ count }) => count)).toEqual(expect.arrayContaining(most));
   const watched = new Map(Array.from({ length: 1000 }, (_, i) => [`w${i}`, BigInt(i)]));
   const all = status(snapshot({ watched }));
-  const names = Array.from({ length: 250 }, (_, i) => `w${750 + i}`);
+  const names = Array.from({ length: 25 }, (_, i) => `w${975 + i}`);
   expect(all.watched.map(({ labels }) => labels.command)).toEqual(expect.arrayContaining(names));
   expect(all.watched.length).toBeLessThan(1000);
   expect(all.all_watched).toBe(1000);
