@@ -5,12 +5,15 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
+import { LABELS } from "../../src/counts/labels.ts";
 import { openBrowser } from "../support/browser.mjs";
 import { dashboard, type Panel, picturePath } from "../support/dashboard.ts";
 import { projectPath } from "../support/files.ts";
+import { Groups } from "../support/groups.ts";
 import { Meter, STORM } from "../support/meter.ts";
 import { withPrometheus } from "../support/prometheus.ts";
 import { Runc } from "../support/runc.ts";
+import { shellLine } from "../support/script.mjs";
 import { changeSetting } from "../support/settings.mjs";
 import { drawScreens } from "./screens.ts";
 
@@ -18,11 +21,14 @@ const MINUTES = Number(process.env.MINUTES);
 /** Seconds between scrapes, and between the points of a graph. */
 const STEP = 2;
 const RANGE = MINUTES * 60;
-const FLAGS = ["--failures", "--by", "command,user,container", "--watch", "su,passwd,nc"];
+/** So that a container that ends retires in time to be seen. */
+const RETIRE = ["--retire-after", "1s"];
+const FLAGS = ["--failures", "--by", LABELS.join(), "--watch", "su,passwd,nc", ...RETIRE];
 
 test("every panel of the dashboard has something to show, and is drawn", async () => {
   const putBack = changeSetting("/proc/sys/kernel/bpf_stats_enabled", "1");
   const runc = new Runc();
+  const groups = new Groups();
   const meter = await Meter.start(FLAGS);
   try {
     const { host } = new URL(meter.origin);
@@ -34,18 +40,19 @@ test("every panel of the dashboard has something to show, and is drawn", async (
       const start = Date.now() / 1000;
       // The build is over then, and all the load has begun.
       const seen = sleep(RANGE * 1000 * 0.6).then(() => drawScreens(meter));
-      await Promise.all([load(runc), seen]);
+      await Promise.all([load(runc, groups), seen]);
       await draw(prometheus, start + RANGE);
     });
   } finally {
     await putBack();
     await meter.stop();
     await runc.remove();
+    groups.remove();
   }
 });
 
-/** Ordinary work of a small server: of several users, with a build and some mistakes. */
-async function load(runc: Runc): Promise<void> {
+/** Ordinary work of a small server: of several users and units, with a build and some mistakes. */
+async function load(runc: Runc, groups: Groups): Promise<void> {
   for (const name of ["date", "sleep", "wget"])
     symlinkSync("busybox", join(runc.root, "bin", name));
   const start = performance.now();
@@ -64,7 +71,7 @@ async function load(runc: Runc): Promise<void> {
     return every(
       1,
       async () => {
-        const { name } = runc.start(`docker/${id}`, {
+        const { name } = runc.start(`system.slice/docker-${id}.scope`, {
           process: { args: ["/bin/sh", "-c", loop] },
         });
         await sleep((until - gone()) * RANGE * 1000);
@@ -74,11 +81,14 @@ async function load(runc: Runc): Promise<void> {
       until,
     );
   };
+  const unit = (name: string) => groups.add(`system.slice/${name}.service`);
   await Promise.all([
     // A cron job, a web server's scripts, a backup.
-    every(15, () => shell("root", "date; ls /etc | sort")),
-    every(0.5, () => shell("www-data", "grep -c : /etc/passwd; sed -n 1p /etc/group")),
-    every(3, () => shell("backup", "sha256sum /etc/default/* | gzip")),
+    every(15, () => shell("root", "date; ls /etc | sort", unit("cron"))),
+    every(0.5, () =>
+      shell("www-data", "grep -c : /etc/passwd; sed -n 1p /etc/group", unit("apache2")),
+    ),
+    every(3, () => shell("backup", "sha256sum /etc/default/* | gzip", unit("backup"))),
     // A build.
     every(0.1, () => shell("nobody", "echo 'int i;' | cc -x c -c -o /dev/null -"), 0.4, 0.6),
     container(1, "/bin/date", 0.05, 1),
@@ -99,8 +109,10 @@ async function run(command: string, args: string[]): Promise<void> {
   await promisify(execFile)(command, args, { env: { PATH } });
 }
 
-function shell(user: string, script: string): Promise<void> {
-  return run("setpriv", [`--reuid=${user}`, "--clear-groups", "sh", "-c", script]);
+function shell(user: string, script: string, group?: string): Promise<void> {
+  const words = ["setpriv", `--reuid=${user}`, "--clear-groups", "sh", "-c", script];
+  const join = group ? `echo $$ >${shellLine(`${group}/cgroup.procs`)}; ` : "";
+  return run("sh", ["-c", `${join}exec ${shellLine(...words)}`]);
 }
 
 /** Evaluates every panel's expressions up to `end` as Grafana does, and saves its picture. */

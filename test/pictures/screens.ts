@@ -5,15 +5,20 @@ import { CLI, type Meter, sh } from "../support/meter.ts";
 import { shellLine } from "../support/script.mjs";
 import { Tmux } from "../support/tmux.ts";
 
+/** What top shows, of all labels that the page shows: as many as fit. */
+const BY = "command,user,parent,path";
+
 /** Saves what a meter's page and top beside it look like. */
 export async function drawScreens(meter: Meter): Promise<void> {
   const browser = await openBrowser();
-  const terminal = new Tmux(96, 26);
+  const terminal = new Tmux(100, 26);
   try {
-    const context = { deviceScaleFactor: 2, viewport: { width: 1000, height: 860 } };
+    const context = { deviceScaleFactor: 2, viewport: { width: 1000, height: 1360 } };
     const page = await browser.newPage(context);
     await page.goto(meter.origin);
-    terminal.type(`clear; ${shellLine(process.execPath, CLI, "top", "--map", meter.mapId)}`);
+    terminal.type(
+      `clear; ${shellLine(process.execPath, CLI, "top", "--map", meter.mapId, "--by", BY)}`,
+    );
     // Until there are rates of a minute.
     await page.waitForTimeout(65_000);
     await save("page.png", await page.screenshot());

@@ -2,6 +2,7 @@ import { readProjectFile } from "./files.ts";
 
 /** What of Grafana's model of a dashboard the tests have to know. */
 export interface Panel {
+  id: number;
   type: string;
   title: string;
   gridPos: Record<"x" | "y" | "w" | "h", number>;

@@ -21,11 +21,17 @@ export class Groups {
 
   /** Runs a program so many times in each of these groups, which it makes where there is none. */
   run(program: string, times: number, ...names: string[]): void {
-    const paths = names.map((name) => join(this.#top, name));
-    for (const path of paths) mkdirSync(path, { recursive: true });
+    const paths = names.map((name) => this.add(name));
     const script = `for path; do echo $$ >"$path/cgroup.procs" || exit
       i=0; while [ $i -lt ${times} ]; do "$0" || exit; i=$((i + 1)); done; done`;
     sh("/bin/sh", ["-c", script, join(this.#programs, program), ...paths]);
+  }
+
+  /** Makes a group, where there is none, and returns its directory. */
+  add(name: string): string {
+    const path = join(this.#top, name);
+    mkdirSync(path, { recursive: true });
+    return path;
   }
 
   /** Removes a group, which has no process any more. */

@@ -2,6 +2,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { LABELS } from "../../../src/counts/labels.ts";
 import { dashboard, picturePath } from "../../support/dashboard.ts";
 import { projectPath, readProjectFile } from "../../support/files.ts";
 import { result } from "../../support/meter.ts";
@@ -72,6 +73,22 @@ test("every query of the dashboard is PromQL", () => {
   expect(check([{ name: "dashboard", rules }])).toMatchObject({ status: 0, stderr: "" });
   expect(check([{ name: "broken", rules: [{ record: "a", expr: "sum(" }] }]).status).toBe(1);
   rmSync(directory, { recursive: true });
+});
+
+test("each label has a panel, which leaves out what has retired, and of which the docs say what it needs", () => {
+  for (const label of LABELS) {
+    const expression = expressions.find((expr) => expr.startsWith(`topk(10, sum by (${label}) `));
+    expect(expression, label).toContain(`${label}!~"|retired"`);
+    expect(readProjectFile("docs/dashboard.md")).toContain(`Needs --by ${label}.`);
+  }
+});
+
+test("every panel has a number of its own; what finds no room, and what retires, has a panel", () => {
+  const ids = dashboard.panels.map(({ id }) => id);
+  expect(new Set(ids).size).toBe(ids.length);
+  const all = expressions.join("\n");
+  for (const name of ["overflow_total", "retired_rows_total", "table_entries"])
+    expect(all).toContain(`execve_counter_${name}`);
 });
 
 test("panels overlap nowhere", () => {
