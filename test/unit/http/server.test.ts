@@ -104,6 +104,32 @@ test("queries are answered one after the other, and each client gets what was ma
   expect(Number((await ask("a")).body)).toBe(before + 1);
 });
 
+test("many different queries do not hold up another page", async () => {
+  let made = 0;
+  const busy: Page = {
+    types: [TEXT],
+    byQuery: true,
+    make: () => {
+      const until = performance.now() + 20;
+      while (performance.now() < until);
+      return { body: `${++made}` };
+    },
+  };
+  const pages = new Map([
+    ["/", busy],
+    ["/metrics", page(() => "x 1\n")],
+  ]);
+  const server = await serve([LOOPBACK], pages, (error) => errors.push(error));
+  onTestFinished(() => server.close());
+  const ask = (path: string) => get(path, {}, "GET", server.origins[0]);
+  const all = Promise.all(Array.from({ length: 40 }, (_, i) => ask(`/?${i}`)));
+  await vi.waitUntil(() => made > 0, { interval: 1 });
+  await ask("/metrics");
+  expect(made).toBeLessThan(20);
+  await all;
+  expect(made).toBe(40);
+});
+
 test("other answers than pages may load and run nothing; a page has a policy of its own, whatever is set for all", async () => {
   const policy = "script-src 'self'";
   const pages = new Map<string, Page>([
