@@ -101,16 +101,13 @@ uint32_t Retirement::Retire(uint64_t ended_before, Barrier& barrier) {
   return moved;
 }
 
-void Retirement::Recover() {
-  const uint64_t key = MOVES;
-  if (Get<group>(groups_, &key).ended % 2 == 0) return;
-  const Moving moving(groups_);
+// Ends the moves that another process, or a call that has failed, has begun.
+void Retirement::FinishMoves() {
   const uint32_t count = execs_.Read();
   for (uint32_t i = 0; i < count; i++) {
     const auto row = execs_.ValueAt<exec_row>(i);
     if (row.target) Finish(KeyAt(i), row);
   }
-  CountOwners();
 }
 
 Retirement::Plan Retirement::Choose(uint64_t ended_before) {
@@ -159,6 +156,8 @@ Retirement::Plan Retirement::Choose(uint64_t ended_before) {
 
 uint32_t Retirement::Carry(const Plan& plan) {
   const Moving moving(groups_);
+  // First: a sum that was noted for a row is right as long as the row stays.
+  FinishMoves();
   Plan done = plan;
   uint32_t moved = 0, retired = 0;
   const uint32_t count = execs_.Read();
@@ -166,10 +165,7 @@ uint32_t Retirement::Carry(const Plan& plan) {
     const std::string key = KeyAt(i);
     const auto target = plan.find(GroupOf(GroupAt(key)));
     if (target == plan.end()) continue;
-    const auto row = execs_.ValueAt<exec_row>(i);
-    // One with a target is left over from a call that has failed.
-    if (row.target) Finish(key, row);
-    if (row.target || (moved < kMostRows && Move(key, row, target->second))) {
+    if (moved < kMostRows && Move(key, execs_.ValueAt<exec_row>(i), target->second)) {
       moved++;
       if (target->second == RETIRED_GROUP) retired++;
     } else {

@@ -32,14 +32,13 @@ class Retirement {
 
   // See Session.
   uint32_t Retire(uint64_t ended_before, Barrier& barrier);
-  // Ends what a process has begun that died during Retire.
-  void Recover();
 
  private:
   // By the group's key, the target of its rows: a group, or RETIRED_GROUP.
   using Plan = std::unordered_map<uint64_t, uint64_t>;
 
   Plan Choose(uint64_t ended_before);
+  void FinishMoves();
   // Moves the rows; returns how many have retired.
   uint32_t Carry(const Plan& plan);
   bool Move(const std::string& key, exec_row row, uint64_t target);

@@ -198,10 +198,6 @@ uint32_t Tables::Retire(uint64_t ended_before, Barrier& barrier) {
   return Retirement(execs_, groups_, owners_, config_).Retire(ended_before, barrier);
 }
 
-void Tables::Recover() {
-  if (HasGroups(config_)) Retirement(execs_, groups_, owners_, config_).Recover();
-}
-
 Failures Tables::ReadFailures() const {
   Failures all;
   if (!failures_) return all;

@@ -72,10 +72,8 @@ class Tables {
   Execs ReadExecs();
   Failures ReadFailures() const;
 
-  // See Session, and Retirement. One process may call these, the one whose tables they are, or
-  // that reuses the pins.
+  // See Session. One process may call it, the one whose tables they are, or that reuses the pins.
   uint32_t Retire(uint64_t ended_before, Barrier& barrier);
-  void Recover();
 
   const Fd& failures() const { return failures_; }
   int execs() const { return execs_.fd(); }

@@ -13,10 +13,15 @@ export class Groups {
     mkdirSync(this.#top);
   }
 
-  /** A program that does nothing. */
-  program(name: string): string {
-    writeFileSync(join(this.#programs, name), "#!/bin/busybox true\n", { mode: 0o755 });
+  /** A program that does nothing, or that a shell runs. */
+  program(name: string, script?: string): string {
+    const text = script === undefined ? "#!/bin/busybox true\n" : `#!/bin/sh\n${script}\n`;
+    writeFileSync(this.path(name), text, { mode: 0o755 });
     return name;
+  }
+
+  path(program: string): string {
+    return join(this.#programs, program);
   }
 
   /** Runs a program so many times in each of these groups, which it makes where there is none. */
@@ -24,7 +29,7 @@ export class Groups {
     const paths = names.map((name) => this.add(name));
     const script = `for path; do echo $$ >"$path/cgroup.procs" || exit
       i=0; while [ $i -lt ${times} ]; do "$0" || exit; i=$((i + 1)); done; done`;
-    sh("/bin/sh", ["-c", script, join(this.#programs, program), ...paths]);
+    sh("/bin/sh", ["-c", script, this.path(program), ...paths]);
   }
 
   /** Makes a group, where there is none, and returns its directory. */

@@ -233,9 +233,12 @@ export function sample(exposition: string, series: string): number {
   return Number(line.slice(series.length + 1));
 }
 
+let lastName = 0;
+
 /** A command name of at most 15 bytes that no other program has. */
 export function uniqueName(): string {
-  return `ec${process.pid.toString(36)}${Date.now().toString(36)}`.slice(0, 15);
+  lastName = Math.max(lastName + 1, Date.now());
+  return `ec${process.pid.toString(36)}${lastName.toString(36)}`.slice(0, 15);
 }
 
 /** A port of 127.0.0.1 that no process listens on. */
