@@ -75,7 +75,7 @@ test.each(chosen(LOCKED))("%s", async (name) => {
   expect(grown(({ execs }) => execs)).toBe(44);
   expect(grown(({ watched }) => watched.program)).toBe(40);
   const row = after.execs_by?.find(({ command }) => command === "program");
-  expect(row).toEqual({ command: "program", user: "0", execs: 40 });
+  expect(row).toEqual({ command: "program", user: "0", parent: "storm", execs: 40 });
   expect(after.failures?.execve).toEqual({ ENOENT: 21_000 });
   expect(after.failures?.execveat).toEqual({ ENOENT: 2000 });
   expect(after.missed).toBe(0);
