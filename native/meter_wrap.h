@@ -210,7 +210,8 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
   Napi::Value ReadExecs(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     Tables& tables = GetTables(env);
-    return ValueOf(env, Call(env, [&] { return tables.ReadExecs(); }));
+    const uint32_t had = info[0].IsUndefined() ? 0 : U32Of(info[0], "had");
+    return ValueOf(env, Call(env, [&] { return tables.ReadExecs(had); }));
   }
 
   Napi::Value ReadFailures(const Napi::CallbackInfo& info) {

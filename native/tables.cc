@@ -90,7 +90,8 @@ Tables::Tables(TableMaps maps, const struct config& config, bool ours)
       owners_(std::move(maps.owners), sizeof(uint64_t), sizeof(uint64_t), OwnersFor(config)),
       failures_(std::move(maps.failures)) {}
 
-// Reads the rows and their groups. Each exec is in one row, whatever another process moves.
+// Reads the rows, and where others can move them their groups. Each exec is in one row, whatever
+// another process moves.
 uint32_t Tables::ReadRows() {
   if (!HasGroups(config_)) return execs_.Read();
   const uint64_t key = MOVES;
@@ -103,19 +104,26 @@ uint32_t Tables::ReadRows() {
   for (int attempt = 0;; attempt++) {
     const uint64_t before = ours_ ? 0 : moves();
     const uint32_t count = execs_.Read();
+    if (ours_) return count;
     // Afterwards, because each group is there before its first row.
     group_count_ = groups_.Read();
-    if (ours_ || attempt == 10 || (before % 2 == 0 && before == moves())) return count;
+    if (attempt == 10 || (before % 2 == 0 && before == moves())) return count;
     const timespec pause{0, 1000000};
     nanosleep(&pause, nullptr);
   }
 }
 
-Execs Tables::ReadExecs() {
+Execs Tables::ReadExecs(uint32_t had) {
   const uint32_t count = ReadRows();
   Execs execs;
+  // Where many of the numbered rows are gone, all are forgotten with them.
+  execs.anew = had != serial_ || serial_ == 0 || next_number_ > count + count / 4 + 1024;
   Arrivals arrivals;
   std::vector<uint32_t> rows;  // that are shown
+  rows.reserve(count);
+  execs.kinds.reserve(count);
+  execs.counts.reserve(count);
+  execs.numbers.reserve(count);
   for (uint32_t i = 0; i < count; i++) {
     const auto row = execs_.ValueAt<exec_row>(i);
     if (row.target) {
@@ -135,11 +143,35 @@ Execs Tables::ReadExecs() {
     }
     execs.kinds.push_back(KindOf(GroupAt(execs_.Key(i))));
     execs.counts.push_back(row.count);
+    execs.total += row.count;
     if (execs.kinds.back() == RowKind::kRetired) execs.retired = row.rows;
   }
-  AddKeyLabels(execs, rows);
-  if (HasGroups(config_)) AddGroupLabels(execs, rows);
+  const std::vector<uint32_t> fresh = Number(execs, rows);
+  AddKeyLabels(execs, fresh);
+  if (HasGroups(config_)) AddGroupLabels(execs, fresh);
+  execs.serial = ++serial_;
   return execs;
+}
+
+// Gives each row its number, and returns those that had none.
+std::vector<uint32_t> Tables::Number(Execs& execs, const std::vector<uint32_t>& rows) {
+  if (execs.anew) {
+    numbers_.clear();
+    next_number_ = 0;
+  }
+  std::vector<uint32_t> fresh;
+  std::string key;
+  for (const uint32_t i : rows) {
+    key.assign(execs_.Key(i), config_.key_size);
+    const auto [known, is_new] = numbers_.try_emplace(key, next_number_);
+    if (is_new) {
+      next_number_++;
+      execs.fresh.push_back(execs.numbers.size());
+      fresh.push_back(i);
+    }
+    execs.numbers.push_back(known->second);
+  }
+  return fresh;
 }
 
 void Tables::AddKeyLabels(Execs& execs, const std::vector<uint32_t>& rows) const {
@@ -162,18 +194,18 @@ void Tables::AddKeyLabels(Execs& execs, const std::vector<uint32_t>& rows) const
 }
 
 // The control groups that have the same names are one.
-void Tables::AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) const {
+void Tables::AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) {
   Column containers{"container", {}, {}}, units{"unit", {}, {}};
   std::unordered_map<uint64_t, uint32_t> numbers;
   std::unordered_map<std::string, uint32_t> by_names;
-  for (uint32_t i = 0; i < group_count_; i++) {
+  // Nothing moves the rows of this process meanwhile.
+  if (ours_ && !rows.empty()) group_count_ = groups_.Read();
+  const uint32_t count = rows.empty() ? 0 : group_count_;
+  for (uint32_t i = 0; i < count; i++) {
     const auto each = groups_.ValueAt<group>(i);
     const auto [known, is_new] = by_names.emplace(NamesOf(each), by_names.size());
     numbers.emplace(GroupAt(groups_.Key(i)), known->second);
-    if (!is_new) {
-      execs.alike = true;
-      continue;
-    }
+    if (!is_new) continue;
     containers.values.push_back(Container(each.container));
     units.values.push_back(Unit(each.unit));
   }
@@ -185,7 +217,8 @@ void Tables::AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) con
     // Rows without a group have that of MOVES, whose names are empty.
     const auto number = numbers.find(GroupOf(group));
     const uint32_t named = number == numbers.end() ? unknown : number->second;
-    execs.alike |= named == unknown;
+    // To be looked at again.
+    if (named == unknown) numbers_.erase(std::string(execs_.Key(i), config_.key_size));
     containers.of.push_back(group & UNKNOWN_CONTAINER ? unknown : named);
     units.of.push_back(named);
   }

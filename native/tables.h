@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "../bpf/execve_counter.h"
@@ -26,16 +27,20 @@ enum class RowKind : uint8_t {
   kRetired,  // of all rows that were removed once their control groups had ended
 };
 
-// The rows of `execs`, column by column, in no particular order. Labels that are not chosen
-// have no column; in rows of a kind of their own labels have no meaning.
+// The rows of `execs`, column by column, in no particular order. Rows whose labels the reader
+// has had are known to it by their numbers, so labels are those of new rows only. Labels that
+// are not chosen have no column; in rows of a kind of their own labels have no meaning.
 struct Execs {
   std::vector<RowKind> kinds;
   std::vector<uint64_t> counts;
-  std::vector<uint32_t> uids;  // where the label user is chosen
+  std::vector<uint32_t> numbers;
+  uint64_t total = 0;           // the sum of all counts
+  uint64_t retired = 0;         // rows that were removed
+  uint32_t serial = 0;          // of this read
+  bool anew = false;            // whether all numbers are: those of earlier reads mean nothing
+  std::vector<uint32_t> fresh;  // the new rows, by their places in the vectors above
+  std::vector<uint32_t> uids;   // where the label user is chosen
   std::vector<Column> columns;
-  // Whether rows may be alike: where a unit was started again, its control group is another.
-  bool alike = false;
-  uint64_t retired = 0;  // rows that were removed
 };
 
 struct FailedCalls {
@@ -68,8 +73,9 @@ class Tables {
 
   const struct config& config() const { return config_; }
 
-  // Failure of the step kRead.
-  Execs ReadExecs();
+  // `had` is the serial of the last read, where its labels are remembered; any other number
+  // gets the labels of all rows. Failure of the step kRead.
+  Execs ReadExecs(uint32_t had);
   Failures ReadFailures() const;
 
   // See Session. One process may call it, the one whose tables they are, or that reuses the pins.
@@ -81,8 +87,9 @@ class Tables {
 
  private:
   uint32_t ReadRows();
+  std::vector<uint32_t> Number(Execs& execs, const std::vector<uint32_t>& rows);
   void AddKeyLabels(Execs& execs, const std::vector<uint32_t>& rows) const;
-  void AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) const;
+  void AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows);
 
   struct config config_;
   bool ours_;
@@ -91,6 +98,10 @@ class Tables {
   Hash owners_;
   Fd failures_;
   uint32_t group_count_ = 0;  // of the last ReadRows
+  // The numbers of rows, by their keys; some may be gone by now.
+  std::unordered_map<std::string, uint32_t> numbers_;
+  uint32_t next_number_ = 0;
+  uint32_t serial_ = 0;  // of the last read
 };
 
 }  // namespace execve_counter

@@ -53,26 +53,34 @@ Napi::Array ValueOf(Napi::Env env, const Column& column) {
   return rows;
 }
 
+Napi::Uint32Array ValueOf(Napi::Env env, const std::vector<uint32_t>& numbers) {
+  auto array = Napi::Uint32Array::New(env, numbers.size());
+  std::copy(numbers.begin(), numbers.end(), array.Data());
+  return array;
+}
+
 }  // namespace
 
 // Columns rather than rows: an object for each of 10,000 rows would take most of
 // the time that a read takes.
 Napi::Object ValueOf(Napi::Env env, const Execs& execs) {
-  const size_t rows = execs.kinds.size();
-  auto kinds = Napi::Uint8Array::New(env, rows);
-  auto counts = Napi::BigUint64Array::New(env, rows);
-  auto uids = Napi::Uint32Array::New(env, execs.uids.size());
-  for (size_t i = 0; i < rows; i++) kinds[i] = static_cast<uint8_t>(execs.kinds[i]);
+  auto kinds = Napi::Uint8Array::New(env, execs.kinds.size());
+  auto counts = Napi::BigUint64Array::New(env, execs.counts.size());
+  std::transform(execs.kinds.begin(), execs.kinds.end(), kinds.Data(),
+                 [](RowKind kind) { return static_cast<uint8_t>(kind); });
   std::copy(execs.counts.begin(), execs.counts.end(), counts.Data());
-  std::copy(execs.uids.begin(), execs.uids.end(), uids.Data());
   Napi::Object labels = Napi::Object::New(env);
   for (const Column& column : execs.columns) labels[column.label] = ValueOf(env, column);
   Napi::Object columns = Napi::Object::New(env);
   columns["kinds"] = kinds;
   columns["counts"] = counts;
-  columns["uids"] = uids;
+  columns["numbers"] = ValueOf(env, execs.numbers);
+  columns["total"] = Napi::BigInt::New(env, execs.total);
+  columns["serial"] = execs.serial;
+  columns["anew"] = execs.anew;
+  columns["fresh"] = ValueOf(env, execs.fresh);
+  columns["uids"] = ValueOf(env, execs.uids);
   columns["labels"] = labels;
-  columns["alike"] = execs.alike;
   columns["retired"] = Napi::BigInt::New(env, execs.retired);
   return columns;
 }

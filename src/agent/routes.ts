@@ -53,14 +53,14 @@ export async function startWeb(
 ): Promise<Web> {
   // Loaded only now: counting does not wait for HTTP.
   const { HTML, JSON_TYPE, TEXT, serve } = await import("../http/server.ts");
-  const { CONTENT_TYPES, observeProcess, render } = await import("../web/metrics.ts");
+  const { CONTENT_TYPES, Exposition, observeProcess } = await import("../web/metrics.ts");
   const { readPage } = await import("../web/document.ts");
   const { past, statuses } = await import("../web/status.ts");
-  const processMetrics = observeProcess();
+  const exposition = new Exposition(observeProcess());
 
   const withSnapshot = <Type extends string>(
     types: readonly Type[],
-    show: (snapshot: Snapshot, type: Type, query: string) => string | Promise<string>,
+    show: (snapshot: Snapshot, type: Type, query: string) => string | Promise<Iterable<string>>,
     read = () => source.tryRead(),
   ): Page => ({
     types,
@@ -103,7 +103,7 @@ export async function startWeb(
             readErrors: source.readErrors,
             watchFile: list,
           };
-          return render(type, snapshot, agent, processMetrics);
+          return exposition.render(type, snapshot, agent);
         },
         () => source.tryScrape(),
       ),

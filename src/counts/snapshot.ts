@@ -34,6 +34,25 @@ export interface ExecsRow {
   count: bigint;
 }
 
+/** What the execs of a row have in common: one object in all snapshots, until it changes. */
+export interface RowName {
+  readonly labels: ExecsRow["labels"];
+  readonly uid: number | undefined;
+  of: ExecsRow["of"] | undefined;
+  /** Stays when a user's name changes. */
+  readonly key: string;
+  /** The labels as an exposition has them, once one was made. */
+  text?: string;
+}
+
+/** The rows, column by column, because there can be many thousands. */
+export interface Breakdown {
+  names: readonly RowName[];
+  counts: BigUint64Array;
+  /** Whether users have the same name: then rows may have the same labels. */
+  namesakes: boolean;
+}
+
 /** Failures by the errno's name. */
 export type FailureCounts = Record<"execve" | "execveat", ReadonlyMap<string, bigint>>;
 
@@ -56,6 +75,8 @@ export interface Snapshot {
    * name have a row each: see distinct().
    */
   execsBy: readonly ExecsRow[];
+  /** The same, column by column. */
+  breakdown: Breakdown;
   /** Execs among those that found no room for a row of their own, and count as "other". */
   noRoom: bigint;
   /** Rows that retired with their control groups; undefined where none can. */
@@ -74,26 +95,32 @@ export interface Snapshot {
   readDuration: number;
 }
 
-/**
- * Merges rows that are the same by `key`; the sum stays. It takes longer than the rest of a
- * read, and is hardly ever needed.
- */
-export function merged(rows: readonly ExecsRow[], key: (row: ExecsRow) => string): ExecsRow[] {
-  const byKey = new Map<string, ExecsRow>();
-  for (const row of rows) {
-    const id = key(row);
-    const before = byKey.get(id);
-    byKey.set(id, before ? { ...row, ...before, count: before.count + row.count } : row);
-  }
-  return [...byKey.values()];
+/** The key of the row with these labels. */
+export function rowKey(labels: ExecsRow["labels"], uid: number | undefined): string {
+  const values = Object.values(labels);
+  if (uid !== undefined) values[Object.keys(labels).indexOf("user")] = `${uid}`;
+  values.push("exec");
+  return values.join("\0");
+}
+
+export function rowsOf({ names, counts }: Breakdown): ExecsRow[] {
+  return names.map(({ labels, uid, of }, i) => ({
+    ...{ labels, count: counts[i] as bigint },
+    ...(uid !== undefined && { uid }),
+    ...(of && { of }),
+  }));
 }
 
 /** Rows that differ in their labels: users with the same name share one. */
-export function distinct(rows: readonly ExecsRow[]): readonly ExecsRow[] {
-  const names = new Map<number | undefined, string | undefined>();
-  for (const { labels, uid } of rows) names.set(uid, labels.user);
-  if (new Set(names.values()).size === names.size) return rows;
-  return merged(rows, ({ labels }) => Object.values(labels).join("\0"));
+export function distinct({ execsBy, breakdown }: Snapshot): readonly ExecsRow[] {
+  if (!breakdown.namesakes) return execsBy;
+  const byLabels = new Map<string, ExecsRow>();
+  for (const row of execsBy) {
+    const key = rowKey(row.labels, undefined);
+    const before = byLabels.get(key);
+    byLabels.set(key, before ? { ...row, ...before, count: before.count + row.count } : row);
+  }
+  return [...byLabels.values()];
 }
 
 /** The headline, the number on the printed line: attempts by execve, or execs with --attempts off. */
@@ -132,18 +159,36 @@ export interface Series {
 /** The series that grew since `previous`, or since the start, and by how much; the most first. */
 export function moved(previous: Snapshot | undefined, now: Snapshot): Moved[] {
   const before = new Map<string, bigint>();
-  for (const { key, count } of previous ? seriesOf(previous) : []) before.set(key, count);
-  const grown: Moved[] = [];
-  for (const { name, labels, key, count } of seriesOf(now)) {
-    if (name === "retired") continue; // these execs were counted before
+  for (const { key, count } of previous ? othersOf(previous) : []) before.set(key, count);
+  const grown = now.by.length > 0 ? movedRows(previous?.breakdown, now.breakdown) : [];
+  for (const { name, labels, key, count } of othersOf(now)) {
     const delta = count - (before.get(key) ?? 0n);
     if (delta > 0n) grown.push({ name, labels, delta });
   }
   return grown.sort((a, b) => (a.delta < b.delta ? 1 : a.delta > b.delta ? -1 : 0));
 }
 
+/** Nearly all rows are where they were, and have not grown. */
+function movedRows(previous: Breakdown | undefined, { names, counts }: Breakdown): Moved[] {
+  const grown: Moved[] = [];
+  let places: Map<string, number> | undefined;
+  for (let i = 0; i < names.length; i++) {
+    const { labels, of, key } = names[i] as RowName;
+    if (of === RETIRED) continue; // these execs were counted before
+    let place: number | undefined = i;
+    if (previous?.names[i]?.key !== key) {
+      places ??= new Map(previous?.names.map((name, at) => [name.key, at]));
+      place = places.get(key);
+    }
+    const before = place === undefined ? 0n : (previous?.counts[place] as bigint);
+    const count = counts[i] as bigint;
+    if (count > before) grown.push({ name: "exec", labels, delta: count - before });
+  }
+  return grown;
+}
+
 interface Moved {
-  name: Exclude<Series["name"], "retired">;
+  name: Series["name"];
   labels: Record<string, string>;
   delta: bigint;
 }
@@ -152,29 +197,31 @@ interface Moved {
  * Every count that has labels: rows of the breakdown, failures, watched names. There can be
  * many thousands, so it is written to be fast.
  */
-export function seriesOf({ by, execsBy, failures, watched }: Snapshot): Series[] {
+export function seriesOf(snapshot: Snapshot): Series[] {
+  const { names, counts } = snapshot.breakdown;
+  const rows =
+    snapshot.by.length > 0
+      ? names.map(({ labels, of, key }, i): Series => {
+          const name = of === RETIRED ? "retired" : "exec";
+          return { name, labels, count: counts[i] as bigint, key };
+        })
+      : [];
+  return [...rows, ...othersOf(snapshot)];
+}
+
+/** The same without rows. */
+function othersOf({ failures, watched }: Snapshot): Series[] {
   const all: Series[] = [];
-  const user = Object.keys(execsBy[0]?.labels ?? {}).indexOf("user");
-  const add = (
-    name: Series["name"],
-    labels: Record<string, string>,
-    count: bigint,
-    uid?: number,
-  ) => {
-    const values = Object.values(labels);
-    if (uid !== undefined) values[user] = `${uid}`;
-    values.push(name);
-    all.push({ name, labels, count, key: values.join("\0") });
-  };
-  if (by.length > 0) {
-    for (const { labels, uid, of, count } of execsBy) {
-      add(of === RETIRED ? "retired" : "exec", labels, count, uid);
+  for (const [syscall, counts] of Object.entries(failures ?? {})) {
+    for (const [errno, count] of counts) {
+      const key = [syscall, errno, "failed"].join("\0");
+      all.push({ name: "failed", labels: { syscall, errno }, count, key });
     }
   }
-  for (const [syscall, counts] of Object.entries(failures ?? {})) {
-    for (const [errno, count] of counts) add("failed", { syscall, errno }, count);
+  for (const [command, count] of watched) {
+    const key = [command, "watched"].join("\0");
+    all.push({ name: "watched", labels: { command }, count, key });
   }
-  for (const [command, count] of watched) add("watched", { command }, count);
   return all;
 }
 
@@ -232,7 +279,7 @@ export function toPlain(snapshot: Snapshot) {
     execs: snapshot.execs,
     execs_by:
       snapshot.by.length > 0
-        ? distinct(snapshot.execsBy).map(({ labels, count }) => ({ ...labels, execs: count }))
+        ? distinct(snapshot).map(({ labels, count }) => ({ ...labels, execs: count }))
         : undefined,
     overflow: snapshot.by.length > 0 ? snapshot.noRoom : undefined,
     retired_rows: snapshot.retired,

@@ -38,7 +38,11 @@ export interface Tables {
   insert(key: string): boolean;
   remove(key: string): boolean;
   readCounters(): [key: string, value: bigint][];
-  readExecs(): Execs;
+  /**
+   * @param had the serial of the last read, where its labels are remembered; else the labels of
+   *   all rows are told
+   */
+  readExecs(had?: number): Execs;
   readFailures(): Failures;
   /** Waits until every program that runs now has ended; see Counters::barrier. */
   settle(): void;
@@ -98,12 +102,20 @@ export interface Execs {
   /** Of each row: 0 for one with labels, or OTHER_ROW, or RETIRED_ROW, whose labels say nothing. */
   kinds: Uint8Array;
   counts: BigUint64Array;
-  /** Where user is a label. */
+  /** Of each row its number, which it keeps from one read to the next. */
+  numbers: Uint32Array;
+  /** The sum of all counts. */
+  total: bigint;
+  /** Of this read. */
+  serial: number;
+  /** Whether all numbers are new: those of earlier reads mean nothing. */
+  anew: boolean;
+  /** The rows whose labels are told, by their places in `numbers`. */
+  fresh: Uint32Array;
+  /** Of each of these the user, where that is a label. */
   uids: Uint32Array;
-  /** The columns of the other labels that are chosen. */
+  /** Of each of these the other labels that are chosen. */
   labels: Partial<Record<Label, string[]>>;
-  /** Whether rows may be alike. */
-  alike: boolean;
   /** How many rows were removed. */
   retired: bigint;
 }

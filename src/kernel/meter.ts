@@ -67,7 +67,8 @@ export interface Meter {
   readonly countersMap: MapInfo;
   readonly execsMap: MapInfo;
   readCounters(): [key: string, value: bigint][];
-  readExecs(): Execs;
+  /** See Tables in addon.ts. */
+  readExecs(had?: number): Execs;
   /** Undefined where failures are not counted. */
   readFailures(): Failures | undefined;
   /** Whether rows can retire: a label ends with its control group. */
@@ -336,7 +337,7 @@ export function reading(
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
     readCounters: () => translated([], () => tables.readCounters()),
-    readExecs: () => translated([], () => tables.readExecs()),
+    readExecs: (had) => translated([], () => tables.readExecs(had)),
     retires: canRetire(by),
     readFailures: () => (failures ? translated([], () => tables.readFailures()) : undefined),
     userName,

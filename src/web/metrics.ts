@@ -1,6 +1,6 @@
 /** The exposition: a Snapshot in the formats of Prometheus. */
 import { collectDefaultMetrics, type Metric, Registry } from "prom-client";
-import { distinct, type Snapshot } from "../counts/snapshot.ts";
+import type { Breakdown, RowName, Snapshot } from "../counts/snapshot.ts";
 
 /** The formats of /metrics; the first is the default. */
 export const CONTENT_TYPES = [
@@ -29,6 +29,8 @@ interface Family {
   samples: (snapshot: Snapshot, agent: Agent) => Sample[];
 }
 
+const EXECS = "execve_counter_execs_total";
+
 const FAMILIES: readonly Family[] = [
   {
     name: "execve_counter_attempts_total",
@@ -52,10 +54,11 @@ const FAMILIES: readonly Family[] = [
       ),
   },
   {
-    name: "execve_counter_execs_total",
+    name: EXECS,
     type: "counter",
     help: "Programs started: calls that succeeded.",
-    samples: ({ execsBy }) => distinct(execsBy).map(({ labels, count }) => [labels, count]),
+    // Its samples are put in as text.
+    samples: () => [],
   },
   {
     name: "execve_counter_overflow_total",
@@ -174,44 +177,94 @@ const FAMILIES: readonly Family[] = [
  */
 export function observeProcess(): Registry {
   const registry = new Registry();
-  // Sampled every 100 ms: the default of 10 ms wakes an idle agent too often.
-  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 100 });
+  // Sampled once a second: the default of 10 ms wakes an idle agent too often.
+  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 1000 });
   for (const name of ["handles", "requests", "resources"]) {
     registry.removeSingleMetric(`nodejs_active_${name}_total`);
   }
   return registry;
 }
 
-/**
- * The whole exposition, made afresh from one snapshot. Prometheus keeps samples
- * as 64-bit floats, so this is where a count beyond 2^53 is rounded.
- */
-export function render(
-  contentType: ContentType,
-  snapshot: Snapshot,
-  agent: Agent,
-  process: Registry,
-): Promise<string> {
-  const registry = new Registry<ContentType>();
-  registry.setContentType(contentType);
-  for (const { name, type, help, samples } of FAMILIES) {
-    const values = samples(snapshot, agent).map(([labels, value]) => ({
-      labels,
-      value: Number(value),
-    }));
-    // Not prom-client's Counter and Gauge, which look each sample up as they take it:
-    // here all are new, and 10,000 would take twice as long.
-    const family = {
-      ...{ name, help, type },
-      get() {
-        return Promise.resolve({ name: this.name, help, type, values });
-      },
-    };
-    registry.registerMetric(family as unknown as Metric);
+/** Rows in a piece: few enough to be made in a millisecond or two. */
+const PIECE_ROWS = 512;
+
+export class Exposition {
+  readonly #process: Registry;
+
+  constructor(process: Registry) {
+    this.#process = process;
   }
-  for (const metric of process.getMetricsAsArray()) {
-    // A stand-in for each, because rendering OpenMetrics renames counters for good.
-    registry.registerMetric(Object.create(metric));
+
+  /**
+   * The whole exposition, of one snapshot, in pieces. Prometheus keeps samples as 64-bit floats, so this is
+   * where a count beyond 2^53 is rounded.
+   */
+  async render(
+    contentType: ContentType,
+    snapshot: Snapshot,
+    agent: Agent,
+  ): Promise<Iterable<string>> {
+    const text = await this.#withoutRows(contentType, snapshot, agent);
+    // No value of a label has a line feed, so this is the family's own line.
+    const [type] = /^# TYPE execve_counter_execs.*\n/m.exec(text) as RegExpExecArray;
+    const at = text.indexOf(type) + type.length;
+    return (function* () {
+      yield text.slice(0, at);
+      yield* rowsAsText(snapshot.breakdown);
+      yield text.slice(at);
+    })();
   }
-  return registry.metrics();
+
+  /** All but the samples of EXECS. */
+  #withoutRows(contentType: ContentType, snapshot: Snapshot, agent: Agent): Promise<string> {
+    const registry = new Registry<ContentType>();
+    registry.setContentType(contentType);
+    for (const { name, type, help, samples } of FAMILIES) {
+      const values = samples(snapshot, agent).map(([labels, value]) => ({
+        labels,
+        value: Number(value),
+      }));
+      // Not prom-client's Counter and Gauge, which look each sample up as they take it:
+      // here all are new.
+      const family = {
+        ...{ name, help, type },
+        get() {
+          return Promise.resolve({ name: this.name, help, type, values });
+        },
+      };
+      registry.registerMetric(family as unknown as Metric);
+    }
+    for (const metric of this.#process.getMetricsAsArray()) {
+      // A stand-in for each, because rendering OpenMetrics renames counters for good.
+      registry.registerMetric(Object.create(metric));
+    }
+    return registry.metrics();
+  }
+}
+
+/** The samples of EXECS, in pieces. Rows with the same labels are one. */
+function* rowsAsText({ names, counts, namesakes }: Breakdown): Generator<string> {
+  let piece = "";
+  const sums = new Map<string, bigint>();
+  for (let i = 0; i < names.length; i++) {
+    const name = names[i] as RowName;
+    name.text ??= labelsAsText(name.labels);
+    const count = counts[i] as bigint;
+    if (namesakes) sums.set(name.text, (sums.get(name.text) ?? 0n) + count);
+    else piece += `${EXECS}${name.text} ${Number(count)}\n`;
+    if (i % PIECE_ROWS > 0) continue;
+    yield piece;
+    piece = "";
+  }
+  for (const [labels, sum] of sums) piece += `${EXECS}${labels} ${Number(sum)}\n`;
+  yield piece;
+}
+
+/** `{command="sh",user="root"}` */
+function labelsAsText(labels: RowName["labels"]): string {
+  const pairs = Object.entries(labels).map(([label, value]) => {
+    const escaped = value.replace(/[\\"\n]/g, (each) => (each === "\n" ? "\\n" : `\\${each}`));
+    return `${label}="${escaped}"`;
+  });
+  return pairs.length > 0 ? `{${pairs.join()}}` : "";
 }

@@ -2,7 +2,17 @@
 // because absolute times move from run to run. Needs root and `make build`.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, existsSync, linkSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { Agent, get } from "node:http";
 import { createRequire } from "node:module";
 import { cpus, release, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -318,13 +328,15 @@ async function serving(use, flags = []) {
     path("dist/cli.js"),
     ...["--web.listen-address", "127.0.0.1:0", ...flags],
   ]);
+  const last = flags.includes("--no-web") ? /counts \S/ : /metrics at (\S+)/;
   let url;
   for await (const data of child.stderr) {
-    url = /metrics at (\S+)/.exec(data)?.[1];
-    if (url) break;
+    const found = last.exec(data);
+    url = found?.[1];
+    if (found) break;
   }
   try {
-    return await use(child.pid, url);
+    return await use(child.pid, url, child);
   } finally {
     child.kill("SIGTERM");
     await once(child, "exit");
@@ -407,25 +419,156 @@ async function readRows() {
     ...{ attempts: "off", by: ["command", "user", "container"], maxSeries: 65_536 },
   });
   try {
-    await serving(
-      async (_, url) => {
-        startNames(10_000);
-        const reads = microseconds(50, () => meter.read()).map((time) => time / 1000);
-        print("ms per read of 10,000 rows into a snapshot", spread(reads, 1), "at most 10");
-        const scrapes = [];
-        for (let i = 0; i < 50; i++) {
-          const start = performance.now();
-          const text = await (await fetch(url)).text();
-          scrapes.push(performance.now() - start);
-          const rows = text.match(/^execve_counter_execs_total/gm).length;
-          if (rows < 10_000) throw new Error("too few");
-        }
-        print("ms per scrape of 10,000 rows", spread(scrapes, 0), "at most 100");
-      },
-      [...WHO, "--max-series", "65536"],
-    );
+    await serving(async () => {
+      startNames(10_000);
+      const reads = microseconds(50, () => meter.read()).map((time) => time / 1000);
+      print("ms per read of 10,000 rows into a snapshot", spread(reads, 1), "at most 10");
+    }, [...WHO, "--max-series", "65536"]);
   } finally {
     meter.close();
+  }
+}
+
+/** Puts that many rows into the table by command, user and container of the meter that began last. */
+function fillTable(rows) {
+  const maps = JSON.parse(execFileSync("bpftool", ["-j", "map", "list"]));
+  const update = (map, key, value) => {
+    const id = Math.max(...maps.filter(({ name }) => name === map).map((each) => each.id));
+    const hex = (bytes) => bytes.toString("hex").replaceAll(/../g, "$& ");
+    return `map update id ${id} key hex ${hex(key)} value hex ${hex(value)}`;
+  };
+  const u64 = (number) => Buffer.from(BigUint64Array.of(BigInt(number)).buffer);
+  const padded = (size, bytes, at = 0) => {
+    const buffer = Buffer.alloc(size);
+    Buffer.from(bytes).copy(buffer, at);
+    return buffer;
+  };
+  const lines = [];
+  for (let i = 0; i < rows; i++) {
+    // Ten commands in each container.
+    const group = 1e9 + Math.floor(i / 10);
+    const container = Buffer.from(`${group}`.padStart(64, "ab"), "hex");
+    if (i % 10 === 0) lines.push(update("groups", u64(group), padded(296, container, 8)));
+    const key = Buffer.concat([u64(group), padded(16, `command${i}`), u64(i % 7)]);
+    lines.push(update("execs", key, padded(48, u64(i))));
+  }
+  const directory = mkdtempSync(`${tmpdir()}/execve-counter-`);
+  try {
+    writeFileSync(`${directory}/batch`, lines.join("\n"));
+    execFileSync("bpftool", ["batch", "file", `${directory}/batch`], { stdio: "ignore" });
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+/** Milliseconds that all threads of a process have run. */
+function ranFor(pid) {
+  const tasks = readdirSync(`/proc/${pid}/task`);
+  const ran = (task) => readFileSync(`/proc/${pid}/task/${task}/schedstat`, "utf8").split(" ")[0];
+  return tasks.reduce((sum, task) => sum + Number(ran(task)), 0) / 1e6;
+}
+
+/** Gets a page as Prometheus does, and leaves it compressed; milliseconds. */
+async function scrape(url, agent) {
+  const start = performance.now();
+  const [response] = await once(
+    get(url, { headers: { "accept-encoding": "gzip" }, agent }),
+    "response",
+  );
+  if (response.statusCode !== 200) throw new Error(`${response.statusCode}`);
+  await once(response.resume(), "end");
+  return performance.now() - start;
+}
+
+/** What scrapes of large tables take, and how long everything else waits for them. */
+async function scrapesAtScale() {
+  for (const [rows, goal] of [
+    [10_000, 30],
+    [65_500, 250],
+  ]) {
+    await serving(
+      async (pid, url, child) => {
+        fillTable(rows);
+        await scrape(url);
+        const [times, took] = [[], []];
+        for (let i = 0; i < 100; i++) {
+          const before = ranFor(pid);
+          times.push(await scrape(url));
+          took.push(ranFor(pid) - before);
+        }
+        print(`ms of CPU per scrape of ${rows} rows`, spread(took, 0));
+        print("  the 99th of 100", quantile(took, 0.99).toFixed(0), `at most ${goal}`);
+        print("  ms until it is there", spread(times, 0));
+        const [answers, lines] = [[], []];
+        child.stdout.on("data", () => lines.push(performance.now()));
+        let scraping = true;
+        const others = (async () => {
+          while (scraping) {
+            answers.push(await scrape(new URL("/-/healthy", url)));
+            await sleep(5);
+          }
+        })();
+        for (let i = 0; i < 100; i++) await scrape(url);
+        scraping = false;
+        await others;
+        const late = lines.slice(1).map((time, i) => time - lines[i] - 100);
+        print(
+          "  ms until /-/healthy answers meanwhile, at most",
+          quantile(answers, 1).toFixed(0),
+          50,
+        );
+        print("  ms that a line is late meanwhile, at most", quantile(late, 1).toFixed(0), 50);
+        const resident = residentKiB(pid) / 1024;
+        print("  MiB resident afterwards", resident.toFixed(0), rows > 10_000 ? "at most 150" : "");
+      },
+      [...WHO, "--max-series", "65536", "--interval", "100ms"],
+    );
+  }
+}
+
+/** Scrapes a second, beside node_exporter with about as many series. */
+async function besideNodeExporter() {
+  const port = 9199;
+  const exporter = spawn("prometheus-node-exporter", [`--web.listen-address=127.0.0.1:${port}`], {
+    stdio: "ignore",
+  });
+  try {
+    const theirs = `http://127.0.0.1:${port}/metrics`;
+    while (!(await fetch(theirs).catch(() => {}))) await sleep(100);
+    const count = async (url) => (await (await fetch(url)).text()).match(/^[a-z]/gm).length;
+    await serving(async (_, ours) => {
+      const series = await count(theirs);
+      fillTable(series - (await count(ours)));
+      const agent = new Agent({ keepAlive: true });
+      const perSecond = (url) => async () => {
+        const times = [];
+        for (let i = 0; i < 100; i++) times.push(await scrape(url, agent));
+        return 1000 / (times.reduce((sum, time) => sum + time) / times.length);
+      };
+      const rates = await inTurn(7, { ours: perSecond(ours), theirs: perSecond(theirs) });
+      agent.destroy();
+      print(`scrapes a second of ${await count(ours)} series`, spread(rates.ours, 0));
+      print(`scrapes a second of node_exporter, ${series} series`, spread(rates.theirs, 0));
+      print("  ratio, round by round", spread(ratios(rates.ours, rates.theirs), 1), "at least 1.5");
+    }, WHO);
+  } finally {
+    exporter.kill();
+  }
+}
+
+/** Hundredths of a processor that an idle agent takes. */
+async function idle() {
+  for (const [what, flags, goal] of [
+    ["with HTTP", [], "at most 0.05"],
+    ["without", ["--no-web"]],
+  ]) {
+    await serving(async (pid) => {
+      await sleep(5000);
+      const [before, start] = [ranFor(pid), performance.now()];
+      await sleep(60_000);
+      const share = (100 * (ranFor(pid) - before)) / (performance.now() - start);
+      print(`% of a processor of an idle agent ${what}`, share.toFixed(3), goal);
+    }, flags);
   }
 }
 
@@ -543,6 +686,9 @@ await stormRate();
 await startTime();
 await memory();
 await readTime();
+await scrapesAtScale();
+await besideNodeExporter();
+await idle();
 await pageCost();
 callsPerRead();
 await topTime();

@@ -159,15 +159,18 @@ const METHODS = {
   },
   readExecs: {
     needs: "tables",
-    right: ({ kinds, counts, uids, labels, alike, retired }) =>
+    right: ({ kinds, counts, numbers, total, serial, anew, fresh, uids, labels, retired }) =>
       kinds.length > 0 &&
-      [counts, ...Object.values(labels), ...(uids.length > 0 ? [uids] : [])].every(
+      [counts, numbers, fresh, ...Object.values(labels), ...(uids.length > 0 ? [uids] : [])].every(
         ({ length }) => length === kinds.length,
       ) &&
+      new Set(numbers).size === numbers.length &&
+      counts.reduce((sum, count) => BigInt.asUintN(64, sum + count), 0n) === total &&
+      isU32(serial) &&
       Object.values(labels).flat().every(isText) &&
       [...uids].every(isU32) &&
       [...counts, retired].every(isU64) &&
-      isBoolean(alike),
+      anew === true,
   },
   retire: {
     needs: "tables",

@@ -12,7 +12,7 @@ import {
   type Tables,
 } from "../../src/kernel/addon.ts";
 import { projectPath } from "../support/files.ts";
-import { loadedBy, result, SLOW_NAMES, STORM, sh, until } from "../support/meter.ts";
+import { loadedBy, result, SLOW_NAMES, STORM, sh, uniqueName, until } from "../support/meter.ts";
 
 const {
   Session: NativeSession,
@@ -167,7 +167,8 @@ test("another session can be followed, and read as by itself", () => {
   agree((each) => each.readCounters());
   agree((each) => each.readFailures());
   agree((each) => each.programs());
-  agree((each) => each.readExecs());
+  // Each counts its own reads.
+  agree((each) => ({ ...each.readExecs(), serial: undefined }));
   expect(session.readFailures().failed.map(([, errno]) => errno)).toContain(constants.errno.ENOENT);
   expect(follower.flags()).toEqual(["command", "user"]);
   const maps = session.maps();
@@ -338,6 +339,41 @@ test("the table of execs begins with the rows of many, in the size asked for", (
     expect(Object.keys(labels)).toEqual(["command", "container"]);
     expect(session.readFailures()).toEqual(NO_FAILURES);
   }
+});
+
+test("labels are told once to whoever remembers them, and all of them to anyone else", () => {
+  const session = newSession();
+  session.load({ programs: ["count_exec"], flags: ["command"], rows: 4096 });
+  session.attach("count_exec");
+  const name = uniqueName();
+  const directory = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  const program = join(directory, name);
+  cpSync("/bin/true", program);
+  const first = session.readExecs();
+  expect(first.anew).toBe(true);
+  sh(program, []);
+  const next = session.readExecs(first.serial);
+  expect(next.anew).toBe(false);
+  expect(next.labels.command).toContain(name);
+  const numberOf = ({ labels, numbers, fresh }: typeof first) =>
+    numbers[fresh[labels.command?.indexOf(name) ?? -1] ?? -1];
+  const number = numberOf(next);
+  sh(program, []);
+  const last = session.readExecs(next.serial);
+  expect(last.labels.command).not.toContain(name);
+  expect(last.counts[last.numbers.indexOf(number ?? -1)]).toBe(2n);
+  expect(last.total).toBe(last.counts.reduce((sum, count) => sum + count));
+  // Two reads ago, or never.
+  for (const had of [next.serial, undefined, 0]) {
+    const all = session.readExecs(had);
+    expect(all.anew).toBe(true);
+    expect(all.labels.command).toHaveLength(all.kinds.length);
+    expect(all.labels.command).toContain(name);
+  }
+  for (const had of [-1, 0.5, 2 ** 32, "1", null]) {
+    expect(() => session.readExecs(had as number)).toThrow(TypeError);
+  }
+  rmSync(directory, { recursive: true });
 });
 
 test("a key that does not fit is a TypeError", () => {

@@ -11,7 +11,7 @@ import fc from "fast-check";
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
-import { CONTENT_TYPES, render } from "../../src/web/metrics.ts";
+import { CONTENT_TYPES, Exposition } from "../../src/web/metrics.ts";
 import { makeCertificates } from "../support/certificates.ts";
 import { projectPath, readProjectFile } from "../support/files.ts";
 import { Meter, result, STORM, sample, sh, uniqueName, until } from "../support/meter.ts";
@@ -192,15 +192,15 @@ test("Prometheus and promtool read back every name that a command can have", asy
     .uint8Array({ minLength: 1, maxLength: 15 })
     .map((bytes) => Buffer.from(bytes.map((byte) => byte || 0x0a)).toString());
   const commands = [...new Set(fc.sample(command, 1000))];
-  const exposition = await render(
+  const pieces = await new Exposition(new Registry()).render(
     CONTENT_TYPES[0],
     snapshot({
       by: ["command"],
       execsBy: commands.map((name, i) => ({ labels: { command: name }, count: BigInt(i) })),
     }),
     { version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 },
-    new Registry(),
   );
+  const exposition = [...pieces].join("");
   expect(promtool(exposition)).toEqual([]);
   const server = createServer((_, response) => {
     response.setHeader("content-type", CONTENT_TYPES[0]).end(exposition);

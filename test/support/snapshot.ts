@@ -1,4 +1,4 @@
-import type { Snapshot } from "../../src/counts/snapshot.ts";
+import { type Breakdown, type ExecsRow, rowKey, type Snapshot } from "../../src/counts/snapshot.ts";
 
 const PROGRAMS = [
   ["count_execve", "tracepoint/syscalls/sys_enter_execve"],
@@ -10,8 +10,8 @@ const PROGRAMS = [
 ] as const;
 
 /** A snapshot of fixed numbers, for tests without a kernel. */
-export function snapshot(changes: Partial<Snapshot> = {}): Snapshot {
-  return {
+export function snapshot(changes: Partial<Omit<Snapshot, "breakdown">> = {}): Snapshot {
+  const all: Omit<Snapshot, "breakdown"> = {
     time: new Date("2026-11-23T04:50:00Z"),
     clock: 0,
     startTime: new Date("2026-11-23T04:00:00Z"),
@@ -53,5 +53,15 @@ export function snapshot(changes: Partial<Snapshot> = {}): Snapshot {
     ],
     readDuration: 0.000025,
     ...changes,
+  };
+  return { ...all, breakdown: breakdownOf(all.execsBy) };
+}
+
+function breakdownOf(rows: readonly ExecsRow[]): Breakdown {
+  const users = new Map(rows.map(({ labels, uid }) => [uid, labels.user]));
+  return {
+    names: rows.map(({ labels, uid, of }) => ({ labels, uid, of, key: rowKey(labels, uid) })),
+    counts: BigUint64Array.from(rows, ({ count }) => count),
+    namesakes: new Set(users.values()).size < users.size,
   };
 }

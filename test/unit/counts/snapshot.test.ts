@@ -18,8 +18,23 @@ test("a count that another process set back is shown as it is, and no rate is ma
   expect(format("text", now, less)).toContain(" execve_counter: 2 (-21, 0.0/s)");
 });
 
+test("what grew is found wherever its row is by now, and rows that retire have not grown", () => {
+  const by = ["command"] as const;
+  const row = (command: string, count: bigint) => ({ labels: { command }, count });
+  const retired = (count: bigint) => ({ ...row("retired", count), of: "retired" as const });
+  const first = snapshot({ by, execsBy: [row("a", 5n), retired(1n), row("b", 7n), row("c", 1n)] });
+  const second = snapshot({
+    by,
+    execsBy: [row("new", 2n), row("b", 8n), row("a", 5n), retired(2n)],
+  });
+  expect(format("text", first, second).split("\n").slice(1)).toEqual([
+    "  +2 exec command=new",
+    "  +1 exec command=b",
+  ]);
+});
+
 test("what grew follows the line, the most first, containers as short as elsewhere", () => {
-  const text = format("text", { ...before, execsBy: [], watched: new Map() }, now);
+  const text = format("text", { ...snapshot({ execsBy: [] }), watched: new Map() }, now);
   expect(text.split("\n").slice(1)).toEqual([
     '  +12 exec command=sh user=root container=""',
     "  +6  exec command=other user=other container=other",

@@ -11,7 +11,7 @@ type Row = [command: string, uid: number, container: string, count: bigint, kind
 function meter(
   by: readonly Label[],
   rows: Row[],
-  { alike = false, retired = 0n, ...changes }: Partial<OwnMeter & Execs> = {},
+  { retired = 0n, ...changes }: Partial<OwnMeter & Execs> = {},
 ): OwnMeter {
   const column = <Value>(label: Label, value: (row: Row) => Value) =>
     by.includes(label) ? { [label]: rows.map(value) } : {};
@@ -23,7 +23,10 @@ function meter(
       ...column("container", ([, , container]) => container),
     },
     counts: BigUint64Array.from(rows.map(([, , , count]) => count)),
-    ...{ alike, retired },
+    numbers: Uint32Array.from(rows.keys()),
+    fresh: Uint32Array.from(rows.keys()),
+    total: rows.reduce((sum, [, , , count]) => sum + count, 0n),
+    ...{ serial: 1, anew: true, retired },
   };
   const map = { name: "", id: 1, capacity: 4096 };
   return {
@@ -88,10 +91,10 @@ test("rows retire only where a label ends with its control group", () => {
   expect(read(meter(["command", "user"], [OTHER])).retired).toBeUndefined();
 });
 
-test("rows that the addon says may be alike are merged", () => {
+test("rows that are alike are merged: those of a unit that was started again", () => {
   const rows: Row[] = [["sh", 0, "ab", 2n], ["sh", 0, "ab", 3n], OTHER];
   const by: readonly Label[] = ["command", "container"];
-  expect(read(meter(by, rows, { alike: true })).execsBy[0]?.count).toBe(5n);
+  expect(read(meter(by, rows)).execsBy.map(({ count }) => count)).toEqual([5n, 5n]);
 });
 
 test("rows that look the same are one, and their sum stays", () => {
@@ -103,9 +106,10 @@ test("rows that look the same are one, and their sum stays", () => {
     { labels: { command: "other" }, of: "other", count: 9n },
   ]);
   // To be found again by their numbers, users stay apart until they are shown.
-  const byUser = read(meter(["command", "user"], rows)).execsBy;
+  const users = read(meter(["command", "user"], rows));
+  const byUser = users.execsBy;
   expect(byUser.map(({ uid }) => uid)).toEqual([1, 2, undefined, 0]);
-  expect(distinct(byUser)).toEqual([
+  expect(distinct(users)).toEqual([
     { labels: { command: "\ufffd", user: "daemon" }, uid: 1, count: 3n },
     byUser[2],
     byUser[3],

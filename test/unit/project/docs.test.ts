@@ -17,6 +17,7 @@ const PAGES = [
 const FOREIGN_FLAGS = {
   "--build-arg": "podman",
   "--global": "npm",
+  "--heap-growing-percent": "V8",
   "--ignore-scripts": "npm",
   "--yes": "npx",
   "--no-opt": "V8",

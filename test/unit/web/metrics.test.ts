@@ -1,7 +1,14 @@
 import fc from "fast-check";
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
-import { CONTENT_TYPES, observeProcess, render } from "../../../src/web/metrics.ts";
+import type { Snapshot } from "../../../src/counts/snapshot.ts";
+import {
+  type Agent,
+  CONTENT_TYPES,
+  type ContentType,
+  Exposition,
+  observeProcess,
+} from "../../../src/web/metrics.ts";
 import { snapshot } from "../../support/snapshot.ts";
 
 const [TEXT, OPEN_METRICS] = CONTENT_TYPES;
@@ -10,6 +17,11 @@ const AGENT = {
   watchFile: { successful: true, successTime: 1_764_000_000.5 },
 };
 const NOTHING = new Registry();
+
+/** The exposition as text, made by one that has made none before. */
+async function render(type: ContentType, counts: Snapshot, agent: Agent, process: Registry) {
+  return [...(await new Exposition(process).render(type, counts, agent))].join("");
+}
 
 // Change the goldens with: node_modules/.bin/vitest run --config test/vitest.config.mts --update
 // promtool reads the first in test/kernel/prometheus.test.ts.
@@ -67,6 +79,26 @@ test("users of one name are one series", async () => {
     'execve_counter_execs_total{user="alice"} 10',
     'execve_counter_execs_total{user="bob"} 1',
   ]);
+});
+
+test("rows are shown once each, in order, however many there are, and renamed users by their new name", async () => {
+  const exposition = new Exposition(NOTHING);
+  const rows = (user: string) =>
+    Array.from({ length: 5000 }, (_, i) => ({
+      ...{ labels: { command: `c${i}`, user }, uid: 1000, count: BigInt(i) },
+    }));
+  for (const user of ["1000", "ünïcode", "alice"]) {
+    const execsBy = rows(user);
+    for (const count of [1, 511, 512, 513, 1025, 5000]) {
+      const counts = snapshot({ by: ["command", "user"], execsBy: execsBy.slice(0, count) });
+      const text = [...(await exposition.render(TEXT, counts, AGENT))].join("");
+      expect(text.match(/^execve_counter_execs_total.*/gm)).toEqual(
+        execsBy.slice(0, count).map(({ labels: { command }, count }) => {
+          return `execve_counter_execs_total{command="${command}",user="${user}"} ${count}`;
+        }),
+      );
+    }
+  }
 });
 
 /** The label values of a family, read back as the exposition format defines it. */
