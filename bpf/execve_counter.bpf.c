@@ -84,7 +84,9 @@ struct {
 
 /* What does not fit on the stack of 512 bytes. */
 struct scratch {
+	struct found found;
 	struct group group;
+	struct exec_row row;
 	char name[MAX_NAME_SIZE];
 	char path[MAX_PATH_SIZE];
 };
@@ -439,29 +441,33 @@ static __always_inline bool is_unit(const char *name, long length)
 {
 	__u64 end = 0;
 
-	if (length < 8)
+	if (length < 7)
+		return false;
+	bpf_probe_read_kernel(&end, 6, name + length - 6);
+	if (end == WORD('.', 's', 'c', 'o', 'p', 'e', 0, 0) ||
+	    end == WORD('.', 's', 'l', 'i', 'c', 'e', 0, 0))
+		return true;
+	if (length < 9)
 		return false;
 	bpf_probe_read_kernel(&end, 8, name + length - 8);
-	return end == WORD('.', 's', 'e', 'r', 'v', 'i', 'c', 'e') ||
-	       end >> 16 == WORD('.', 's', 'c', 'o', 'p', 'e', 0, 0) ||
-	       end >> 16 == WORD('.', 's', 'l', 'i', 'c', 'e', 0, 0);
+	return end == WORD('.', 's', 'e', 'r', 'v', 'i', 'c', 'e');
 }
 
 /*
  * Finds the container and the unit that a cgroup belongs to, as chosen: the nearest cgroup
  * of each kind, from this one up. So a container's own cgroups belong to it, and a container
- * inside another counts by its own id.
+ * inside another counts by its own id. Returns the inner one of both; NULL for none.
  */
-static __noinline void find_group(struct cgroup *cgroup, struct found *found,
-				  struct scratch *scratch)
+static __noinline struct cgroup *find_group(struct cgroup *cgroup, struct found *found,
+					    struct scratch *scratch)
 {
+	struct cgroup *inner = NULL;
 	struct group *group = &scratch->group;
 	bool has_container = !config.container, has_unit = !config.unit;
 	struct cgroup_subsys_state *parent;
 	long length;
 
 	__builtin_memset(group, 0, sizeof(*group));
-	found->group = 0;
 	found->container = 0;
 	for (int i = 0; i < MAX_DEPTH; i++) {
 		const char *name = cgroup->kn->name;
@@ -470,27 +476,27 @@ static __noinline void find_group(struct cgroup *cgroup, struct found *found,
 		if (!has_unit && is_unit(name, length)) {
 			has_unit = true;
 			bpf_probe_read_kernel_str(group->unit, UNIT_SIZE, name);
-			if (!found->group)
-				found->group = cgroup->self.serial_nr;
+			if (!inner)
+				inner = cgroup;
 		}
 		if (!has_container && is_container(name, length, scratch->name, group->container)) {
 			has_container = true;
 			found->container = cgroup->self.serial_nr;
-			if (!found->group)
-				found->group = found->container;
+			if (!inner)
+				inner = cgroup;
 		}
-		if (has_container && has_unit)
-			return;
 		parent = cgroup->self.parent;
-		if (!parent)
+		if ((has_container && has_unit) || !parent)
 			break;
 		cgroup = parent->cgroup;
 	}
-	if (has_container)
-		return;
-	__builtin_memset(group->container, 0, CONTAINER_SIZE);
-	if (parent)
-		found->group |= UNKNOWN_CONTAINER;
+	found->group = inner ? inner->self.serial_nr : 0;
+	if (!has_container) {
+		__builtin_memset(group->container, 0, CONTAINER_SIZE);
+		if (parent)
+			found->group |= UNKNOWN_CONTAINER;
+	}
+	return inner;
 }
 
 /* The cgroup of a task that tells its container and its unit. */
@@ -504,9 +510,9 @@ static __always_inline struct cgroup *cgroup_of(struct task_struct *task)
 }
 
 /* The task's group, as in struct exec_key; `container` gets the container's serial number. */
-static __always_inline __u64 group_of(struct task_struct *task, __u64 *container)
+static __always_inline __u64 group_of(struct task_struct *task, struct cgroup *cgroup,
+				      __u64 *container)
 {
-	struct cgroup *cgroup = cgroup_of(task);
 	const __u64 serial = cgroup->self.serial_nr;
 	const __u32 index = serial % FOUND_GROUPS, zero = 0;
 	struct found *found = bpf_map_lookup_elem(&found_groups, &index);
@@ -528,21 +534,20 @@ static __always_inline __u64 group_of(struct task_struct *task, __u64 *container
 }
 
 /* Puts the group of a key into `groups`, where it is not there; false where there is no room. */
-static __noinline bool add_group(__u64 group, struct task_struct *task)
+static __always_inline bool add_group(__u64 key, struct cgroup *cgroup, struct scratch *space)
 {
-	const __u32 zero = 0;
-	struct found found;
-	struct scratch *space;
+	struct group *group;
 
-	group &= ~UNKNOWN_CONTAINER;
-	if (!group || bpf_map_lookup_elem(&groups, &group))
+	key &= ~UNKNOWN_CONTAINER;
+	if (!key || bpf_map_lookup_elem(&groups, &key))
 		return true;
-	space = bpf_map_lookup_elem(&scratch, &zero);
-	if (!space)
-		return false; /* never */
-	find_group(cgroup_of(task), &found, space);
-	bpf_map_update_elem(&groups, &group, &space->group, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&groups, &group);
+	cgroup = find_group(cgroup, &space->found, space);
+	bpf_map_update_elem(&groups, &key, &space->group, BPF_NOEXIST);
+	group = bpf_map_lookup_elem(&groups, &key);
+	/* The task may have left it since, and it may have gone before it was there. */
+	if (group && cgroup && !(cgroup->self.flags & CSS_ONLINE))
+		group->ended = bpf_ktime_get_boot_ns();
+	return group;
 }
 
 /*
@@ -551,39 +556,66 @@ static __noinline bool add_group(__u64 group, struct task_struct *task)
  */
 #define SHARE 3
 
+static __always_inline bool has_share(__u64 owner, __u64 free)
+{
+	const __u64 *rows = bpf_map_lookup_elem(&owners, &owner);
+
+	return !rows || *rows < SHARE * free;
+}
+
+static __always_inline void charge(__u64 owner)
+{
+	const __u64 zero = 0;
+
+	bpf_map_update_elem(&owners, &owner, &zero, BPF_NOEXIST);
+	add_one(&owners, &owner);
+}
+
+/* Who pays for a row: see `owners`. */
+struct payers {
+	__u64 user;
+	__u64 container;
+};
+
 /*
  * Makes a row where there is none, and returns it; NULL where there is no room. If two CPUs
  * make the same row at once, one fails, and finds the other's.
  */
-static __noinline struct exec_row *make_row(const struct exec_key *key, __u64 owner,
-					    struct task_struct *task)
+static __noinline struct exec_row *make_row(const struct exec_key *key, const struct payers *payers,
+					    struct cgroup *cgroup)
 {
-	const struct exec_row empty = {.owner = owner};
 	const __u64 *all = bpf_map_lookup_elem(&owners, &all_owners);
-	const __u64 *own = bpf_map_lookup_elem(&owners, &owner);
-	const __u64 zero = 0;
+	const __u32 zero = 0;
+	struct scratch *space = bpf_map_lookup_elem(&scratch, &zero);
 	const __u64 used = all ? *all : 0;
+	const __u64 free = config.rows - used;
 
-	if (used >= config.rows || (own && *own >= SHARE * (config.rows - used)))
+	if (used >= config.rows || (payers->user && !has_share(payers->user, free)) ||
+	    (payers->container && !has_share(payers->container, free)))
 		return NULL;
-	if ((config.container || config.unit) && !add_group(key->group, task))
+	if (!space)
+		return NULL; /* never */
+	if ((config.container || config.unit) && !add_group(key->group, cgroup, space))
 		return NULL;
-	if (!bpf_map_update_elem(&execs, key, &empty, BPF_NOEXIST)) {
-		bpf_map_update_elem(&owners, &owner, &zero, BPF_NOEXIST);
-		add_one(&owners, &owner);
-		add_one(&owners, &all_owners);
+	space->row = (struct exec_row){.user = payers->user, .container = payers->container};
+	if (!bpf_map_update_elem(&execs, key, &space->row, BPF_NOEXIST)) {
+		charge(ALL_OWNERS);
+		if (payers->user)
+			charge(payers->user);
+		if (payers->container)
+			charge(payers->container);
 	}
 	return bpf_map_lookup_elem(&execs, key);
 }
 
 /* Adds one to a row, or, where there is no room for it, to the row of all others. */
-static __always_inline void add_exec(const struct exec_key *key, __u64 owner,
-				     struct task_struct *task)
+static __always_inline void add_exec(const struct exec_key *key, const struct payers *payers,
+				     struct cgroup *cgroup)
 {
 	struct exec_row *row = bpf_map_lookup_elem(&execs, key);
 
 	if (!row)
-		row = make_row(key, owner, task);
+		row = make_row(key, payers, cgroup);
 	if (!row)
 		row = bpf_map_lookup_elem(&execs, &other);
 	if (row)
@@ -622,15 +654,15 @@ static __always_inline struct command parent_of(const struct task_struct *task)
 {
 	const struct task_struct *parent = task->real_parent;
 
-	/* Neither is NULL; see count_exec(). */
+	/* Neither is NULL; see user_of(). */
 	if (parent)
 		parent = parent->group_leader;
 	return parent ? command_of(parent) : (struct command){};
 }
 
-/* The user, as the owner of rows or as a label. The cred: see count_exec(). */
 static __always_inline __u64 user_of(const struct task_struct *task)
 {
+	/* Never NULL, but on kernels built by clang the verifier takes it for one that may be. */
 	const struct cred *cred = task->cred;
 
 	return cred ? cred->uid.val : 0;
@@ -657,22 +689,37 @@ static __noinline void set_path(char *path, const char *name)
 	bpf_probe_read_kernel_str(path + sizeof(PATH_MARK) - 1, kept + 1, name + size - 1 - kept);
 }
 
-/* Fires once for each exec, when the task already has its new name. */
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(count_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+/* Counts an exec of a command that is watched. */
+static __always_inline void add_watched(struct command command)
 {
-	const struct command command = command_of(task);
 	union {
 		char text[KEY_SIZE];
 		__u64 words[KEY_SIZE / 8];
 	} watched = {KEY_WATCH_PREFIX};
+
+	_Static_assert(sizeof(KEY_WATCH_PREFIX) - 1 == 5, "the shifts below move by five bytes");
+	watched.words[0] |= command.words[0] << 40;
+	watched.words[1] = command.words[0] >> 24 | command.words[1] << 40;
+	watched.words[2] = command.words[1] >> 24;
+	add_one(&execve_counter, &watched);
+}
+
+/* Counts an exec in the row of its labels. */
+static __always_inline void add_labelled(struct task_struct *task, struct command command,
+					 const char *path)
+{
 	struct exec_key key __attribute__((aligned(8)));
 	char *const labels = (char *)&key;
-	__u64 container = 0;
+	struct payers payers = {USER_OWNER | user_of(task)};
+	struct cgroup *cgroup = NULL;
 
 	key.group = 0;
-	if (config.container || config.unit)
-		key.group = group_of(task, &container);
+	if (config.container || config.unit) {
+		cgroup = cgroup_of(task);
+		key.group = group_of(task, cgroup, &payers.container);
+		if (payers.container && payers.user == USER_OWNER)
+			payers.user = 0; /* root, of whom every container may have its own */
+	}
 	if (config.command)
 		*(struct command *)(labels + config.command) = command;
 	if (config.parent)
@@ -680,14 +727,18 @@ int BPF_PROG(count_exec, struct task_struct *task, int old_pid, struct linux_bin
 	if (config.user)
 		*(__u64 *)(labels + config.user) = user_of(task);
 	if (config.path)
-		set_path(labels + config.path, bprm->filename);
+		set_path(labels + config.path, path);
+	add_exec(&key, &payers, cgroup);
+}
 
-	_Static_assert(sizeof(KEY_WATCH_PREFIX) - 1 == 5, "the shifts below move by five bytes");
-	watched.words[0] |= command.words[0] << 40;
-	watched.words[1] = command.words[0] >> 24 | command.words[1] << 40;
-	watched.words[2] = command.words[1] >> 24;
-	add_one(&execve_counter, &watched);
-	add_exec(&key, container ? container : USER_OWNER | user_of(task), task);
+/* Fires once for each exec, when the task already has its new name. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(count_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	const struct command command = command_of(task);
+
+	add_watched(command);
+	add_labelled(task, command, bprm->filename);
 	if (config.failures)
 		end_call();
 	return 0;

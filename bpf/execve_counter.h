@@ -87,8 +87,9 @@ struct exec_row {
 	unsigned long long count;
 	/* Rows that user space has added to this one, and removed. */
 	unsigned long long rows;
-	/* Who has made it necessary: a key of `owners`. */
-	unsigned long long owner;
+	/* Who has made it necessary: keys of `owners`, or 0. */
+	unsigned long long user;
+	unsigned long long container;
 	/*
 	 * While user space adds this row to another one: the other's group, and what count and
 	 * rows will be there; else 0. If it dies meanwhile, another can go on.
@@ -127,11 +128,13 @@ struct group {
 /*
  * Map `owners`: a hash of the numbers of rows in `execs`, by who has made them necessary.
  *
- *   key    __u64: the serial number of the container's control group; outside containers,
- *          and where container is not chosen, USER_OWNER and the uid; ALL_OWNERS for all
+ *   key    __u64: USER_OWNER and the uid, but for root in a container; the serial number
+ *          of a container's control group, where container is chosen; ALL_OWNERS for all
  *   value  __u64: rows
  *
- * The kernel counts up; user space, which removes rows, sets the numbers. See make_row().
+ * The kernel counts up; user space, which removes rows, sets the numbers. A row that is made
+ * at that moment may be left out until the next time: the numbers are for a bound, and no
+ * count depends on them. See make_row().
  */
 #define OWNERS_MAP "owners"
 #define USER_OWNER (1ULL << 63)

@@ -19,7 +19,13 @@ struct kernfs_node {
 	const char *name;
 };
 
+/* In cgroup_subsys_state.flags; cleared before the cgroup is removed. */
+enum {
+	CSS_ONLINE = 1 << 1,
+};
+
 struct cgroup_subsys_state {
+	unsigned int flags;
 	struct cgroup *cgroup;
 	struct cgroup_subsys_state *parent;
 	__u64 serial_nr;

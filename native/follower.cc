@@ -32,7 +32,7 @@ Fd OpenCounters(uint32_t id) {
   return map;
 }
 
-constexpr uint32_t kMostEntries = 65536 + 1;
+constexpr uint32_t kMostEntries = 2 * 65536 + 1;
 
 // A map of the followed meter, if it is of this version.
 Fd OpenTable(uint32_t id, uint32_t type, uint32_t key_size, uint32_t value_size,

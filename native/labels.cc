@@ -6,6 +6,8 @@
 
 namespace execve_counter {
 
+static_assert(sizeof(exec_key) < 256, "config has places in one byte");
+
 const std::vector<KeyLabel>& KeyLabels() {
 #define LABEL(name, size) {#name, &config::name, size},
   static const std::vector<KeyLabel> labels = {KEY_LABELS(LABEL)};
@@ -28,8 +30,8 @@ bool HasGroups(const config& config) {
 // MOVES is there, too. Each of the other groups has a row, or had one.
 uint32_t GroupsFor(const config& config) { return HasGroups(config) ? config.rows + 1 : 1; }
 
-// ALL_OWNERS is there, too. Each of the others has a row.
-uint32_t OwnersFor(const config& config) { return config.rows + 1; }
+// ALL_OWNERS is there, too. Each of the others has a row, which has two at most.
+uint32_t OwnersFor(const config& config) { return 2 * config.rows + 1; }
 
 void Arrange(config& config) {
   config.key_size = offsetof(exec_key, labels);

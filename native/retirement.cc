@@ -2,7 +2,6 @@
 #include "retirement.h"
 
 #include <bpf/bpf.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -78,9 +77,15 @@ class Moving {
 
 }  // namespace
 
+std::string UnitOf(const group& group) {
+  // systemd puts a '_' before names that could be taken for a file of the kernel's.
+  const size_t start = group.unit[0] == '_' ? 1 : 0;
+  return std::string(group.unit + start, strnlen(group.unit + start, UNIT_SIZE - start));
+}
+
 std::string NamesOf(const group& group) {
   return std::string(reinterpret_cast<const char*>(group.container), CONTAINER_SIZE) +
-         std::string(group.unit, strnlen(group.unit, UNIT_SIZE));
+         UnitOf(group);
 }
 
 uint64_t GroupOf(uint64_t group) {
@@ -101,6 +106,14 @@ uint32_t Retirement::Retire(uint64_t ended_before, Barrier& barrier) {
   return moved;
 }
 
+void Retirement::Recover() {
+  {
+    const Moving moving(groups_);
+    FinishMoves();
+  }
+  CountOwners();
+}
+
 // Ends the moves that another process, or a call that has failed, has begun.
 void Retirement::FinishMoves() {
   const uint32_t count = execs_.Read();
@@ -118,10 +131,14 @@ Retirement::Plan Retirement::Choose(uint64_t ended_before) {
   };
   std::unordered_map<std::string, Alike> by_names;
   const uint32_t count = groups_.Read();
-  for (uint32_t i = 0; i < count; i++) {
+  bool some_ended = false;
+  for (uint32_t i = 0; i < count && !some_ended; i++) {
+    some_ended = !IsMoves(i) && groups_.ValueAt<group>(i).ended != 0;
+  }
+  for (uint32_t i = 0; i < count && some_ended; i++) {
+    if (IsMoves(i)) continue;
     uint64_t key;
     memcpy(&key, groups_.Key(i), sizeof(key));
-    if (key == MOVES) continue;
     const auto each = groups_.ValueAt<group>(i);
     Alike& alike = by_names[NamesOf(each)];
     if (each.ended) {
@@ -184,7 +201,8 @@ bool Retirement::Move(const std::string& key, exec_row row, uint64_t target) {
   exec_row sum{};
   if (bpf_map_lookup_elem(execs_.fd(), there.data(), &sum) < 0) {
     if (errno != ENOENT) Fail();
-    sum.owner = row.owner;
+    sum.user = row.user;
+    sum.container = row.container;
     if (bpf_map_update_elem(execs_.fd(), there.data(), &sum, BPF_NOEXIST) < 0) {
       if (errno == E2BIG) return false;
       Fail();
@@ -207,16 +225,24 @@ void Retirement::Finish(const std::string& key, const exec_row& row) {
   Remove(execs_, key.data());
 }
 
+bool Retirement::IsMoves(uint32_t index) const {
+  return GroupAt(std::string(groups_.Key(index), sizeof(uint64_t))) == MOVES;
+}
+
 std::string Retirement::KeyAt(uint32_t index) const {
   return std::string(execs_.Key(index), config_.key_size);
 }
 
-// As it is by now. A row that the kernel makes meanwhile may be left out, until the next time.
+// As it is by now; see `owners` in execve_counter.h.
 void Retirement::CountOwners() {
   std::map<uint64_t, uint64_t> rows;
   const uint32_t count = execs_.Read();
-  for (uint32_t i = 0; i < count; i++) rows[execs_.ValueAt<exec_row>(i).owner]++;
-  rows.erase(0);  // of the rows that user space has seeded
+  for (uint32_t i = 0; i < count; i++) {
+    const auto row = execs_.ValueAt<exec_row>(i);
+    rows[row.user]++;
+    rows[row.container]++;
+  }
+  rows.erase(0);  // of rows that nobody else pays for
   rows[ALL_OWNERS] = count;
   const uint32_t owners = owners_.Read();
   for (uint32_t i = 0; i < owners; i++) {

@@ -13,6 +13,7 @@
 
 namespace execve_counter {
 
+std::string UnitOf(const group& group);
 // The names that make control groups one for the labels that are chosen.
 std::string NamesOf(const group& group);
 // The key in `groups` of a row's group; 0 for none.
@@ -32,6 +33,8 @@ class Retirement {
 
   // See Session.
   uint32_t Retire(uint64_t ended_before, Barrier& barrier);
+  // Ends what a process has begun that has died.
+  void Recover();
 
  private:
   // By the group's key, the target of its rows: a group, or RETIRED_GROUP.
@@ -43,6 +46,7 @@ class Retirement {
   uint32_t Carry(const Plan& plan);
   bool Move(const std::string& key, exec_row row, uint64_t target);
   void Finish(const std::string& key, const exec_row& row);
+  bool IsMoves(uint32_t index) const;
   std::string KeyAt(uint32_t index) const;
   void CountOwners();
 

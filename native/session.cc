@@ -149,6 +149,7 @@ uint64_t Session::Begin(uint64_t now) {
     if (memcmp(&state.config, &plan_.config, sizeof(config)) != 0) {
       throw Failure(Step::kPinned, EINVAL, STATE_MAP);
     }
+    tables_->Recover();
     return state.start_time;
   }
   state.start_time = now;

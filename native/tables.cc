@@ -32,12 +32,6 @@ std::string Container(const unsigned char (&id)[CONTAINER_SIZE]) {
   return text;
 }
 
-// systemd puts a '_' before names that could be taken for a file of the kernel's.
-std::string Unit(const char* name) {
-  if (*name == '_') name++;
-  return std::string(name, strnlen(name, UNIT_SIZE - 1));
-}
-
 // What a cut has left of a character is dropped.
 std::string Text(const char* bytes, uint32_t size) {
   std::string text(bytes, strnlen(bytes, size));
@@ -100,16 +94,21 @@ uint32_t Tables::ReadRows() {
     if (bpf_map_lookup_elem(groups(), &key, &moves) < 0) throw Failure(Step::kRead, errno);
     return moves.ended;
   };
-  // Where the number stays odd, the process has died, and nothing moves.
-  for (int attempt = 0;; attempt++) {
-    const uint64_t before = ours_ ? 0 : moves();
+  // Nothing moves the rows of this process meanwhile.
+  if (ours_) return execs_.Read();
+  for (;;) {
+    uint64_t before = moves();
+    for (int waited = 0; before % 2 == 1 && before != abandoned_; waited++) {
+      // So long no process takes: it has died, and nothing moves.
+      if (waited == 1000) abandoned_ = before;
+      const timespec pause{0, 1000000};
+      nanosleep(&pause, nullptr);
+      before = moves();
+    }
     const uint32_t count = execs_.Read();
-    if (ours_) return count;
     // Afterwards, because each group is there before its first row.
     group_count_ = groups_.Read();
-    if (attempt == 10 || (before % 2 == 0 && before == moves())) return count;
-    const timespec pause{0, 1000000};
-    nanosleep(&pause, nullptr);
+    if (before == moves()) return count;
   }
 }
 
@@ -207,7 +206,7 @@ void Tables::AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) {
     numbers.emplace(GroupAt(groups_.Key(i)), known->second);
     if (!is_new) continue;
     containers.values.push_back(Container(each.container));
-    units.values.push_back(Unit(each.unit));
+    units.values.push_back(UnitOf(each));
   }
   const uint32_t unknown = by_names.size();
   containers.values.push_back("unknown");
@@ -229,6 +228,10 @@ void Tables::AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) {
 uint32_t Tables::Retire(uint64_t ended_before, Barrier& barrier) {
   if (!HasGroups(config_)) return 0;
   return Retirement(execs_, groups_, owners_, config_).Retire(ended_before, barrier);
+}
+
+void Tables::Recover() {
+  if (HasGroups(config_)) Retirement(execs_, groups_, owners_, config_).Recover();
 }
 
 Failures Tables::ReadFailures() const {

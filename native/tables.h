@@ -80,6 +80,8 @@ class Tables {
 
   // See Session. One process may call it, the one whose tables they are, or that reuses the pins.
   uint32_t Retire(uint64_t ended_before, Barrier& barrier);
+  // The same: call it once where pins are reused.
+  void Recover();
 
   const Fd& failures() const { return failures_; }
   int execs() const { return execs_.fd(); }
@@ -93,6 +95,7 @@ class Tables {
 
   struct config config_;
   bool ours_;
+  uint64_t abandoned_ = 0;  // the number of moves that a process has left odd
   Hash execs_;
   Hash groups_;
   Hash owners_;

@@ -63,10 +63,7 @@ export async function run(
     const what = counted.length > 0 ? `${counted.join(", ")} and execs` : "execs";
     log.info(`${VERSION} counts ${what} on this host; map ${name}, id ${id}`);
     for (const notice of noticesOf(meter)) log.warn(notice);
-    const retirement =
-      options.retireAfter !== "never" && meter.retires
-        ? new Retirement(meter, options.retireAfter, log)
-        : undefined;
+    const retirement = meter.retires ? new Retirement(meter, options.retireAfter, log) : undefined;
     const source = new Source(meter, log, options.pin, retirement);
     if (options.web) {
       web = startWeb(options.web, config, meter, source, list, log);

@@ -3,6 +3,7 @@
  * counts: a table that is full would count the next container as "other".
  */
 import type { Log } from "../base/log.ts";
+import { EXECS_MAP } from "../counts/abi.ts";
 import type { Snapshot } from "../counts/snapshot.ts";
 import type { OwnMeter } from "../kernel/meter.ts";
 
@@ -20,9 +21,9 @@ export class Retirement {
   #failure: string | undefined;
 
   /** @param after milliseconds that rows are kept after the end of their container or unit */
-  constructor(meter: Pick<OwnMeter, "bootTime" | "retire">, after: number, log: Log) {
+  constructor(meter: Pick<OwnMeter, "bootTime" | "retire">, after: number | "never", log: Log) {
     this.#meter = meter;
-    this.#after = after;
+    this.#after = after === "never" ? Number.POSITIVE_INFINITY : after;
     this.#log = log;
     this.#started = meter.bootTime();
   }
@@ -37,12 +38,14 @@ export class Retirement {
     this.#scraped = before;
   }
 
-  /** @param last what was read last */
-  retire(last: Snapshot | undefined): void {
-    const before = this.#endedBefore(last);
-    if (before <= 0) return;
+  /**
+   * Lets rows retire; units that were started again share their rows, whatever their age.
+   *
+   * @param read reads the counts
+   */
+  retire(read: () => Snapshot | undefined): void {
     try {
-      const rows = this.#meter.retire(before);
+      const rows = this.#meter.retire(Math.max(0, this.#endedBefore(read)));
       if (rows > 0) this.#log.debug(`${rows} rows retired`);
       this.#failure = undefined;
     } catch (error) {
@@ -57,10 +60,14 @@ export class Retirement {
    * table is taken and no scrape comes. A scraper has the same time to come back when an agent
    * has just reused pins.
    */
-  #endedBefore(last: Snapshot | undefined): number {
+  #endedBefore(read: () => Snapshot | undefined): number {
     const aged = this.#meter.bootTime() - this.#after;
-    const crowded = last?.tables.some(({ entries, capacity }) => entries > capacity / 2) ?? false;
     const had = this.#scraped ?? (aged > this.#started ? aged : 0);
-    return crowded ? aged : Math.min(aged, had);
+    return aged <= had || (aged > 0 && isCrowded(read())) ? aged : had;
   }
+}
+
+function isCrowded(snapshot: Snapshot | undefined): boolean {
+  const table = snapshot?.tables.find(({ name }) => name === EXECS_MAP);
+  return table !== undefined && table.entries > table.capacity / 2;
 }

@@ -26,7 +26,6 @@ export class Source {
   readonly #pins: string | undefined;
 
   readonly #retirement: Retirement | undefined;
-  #last: Snapshot | undefined;
 
   constructor(
     meter: OwnMeter,
@@ -50,14 +49,13 @@ export class Source {
 
   /** Lets rows retire that every reader has had. */
   retire(): void {
-    this.#retirement?.retire(this.#last);
+    this.#retirement?.retire(() => this.tryRead());
   }
 
   tryRead(): Snapshot | undefined {
     try {
       const snapshot = read(this.#meter);
       this.failure = undefined;
-      this.#last = snapshot;
       this.history.add(snapshot);
       this.#noteFull(snapshot);
       this.#noteFallen(snapshot);

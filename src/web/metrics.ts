@@ -69,7 +69,7 @@ const FAMILIES: readonly Family[] = [
   {
     name: "execve_counter_retired_rows_total",
     type: "counter",
-    help: "Series that ended with their container or unit; their execs are in the series retired.",
+    help: "Rows of containers and units that have ended; their execs are in the series retired.",
     samples: ({ retired }) => (retired === undefined ? [] : [[{}, retired]]),
   },
   {

@@ -208,7 +208,7 @@ test("a session that has ended is followed no more, and what it counted stays to
 });
 
 test.each([
-  ["execve_counter.h", "unsigned long long owner;", "unsigned long long owner, more;"],
+  ["execve_counter.h", "unsigned long long container;", "unsigned long long container, more;"],
   [
     "execve_counter.bpf.c",
     "MAP_TYPE_HASH);\n\t__uint(max_entries, 2); /* user space chooses */\n\t__uint(key_size",

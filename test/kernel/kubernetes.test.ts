@@ -231,7 +231,7 @@ test("with the table full it stays within its memory", async () => {
     const group = Buffer.alloc(8);
     group.writeBigUInt64LE(2n ** 60n + BigInt(i));
     const names = [Buffer.alloc(8), randomBytes(32), Buffer.alloc(256)];
-    const count = [Buffer.from([1]), Buffer.alloc(47)];
+    const count = [Buffer.from([1]), Buffer.alloc(55)];
     return [update("groups", group, ...names), update("execs", group, ...count)];
   };
   const batch = join(runc.directory, "batch");

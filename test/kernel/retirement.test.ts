@@ -135,6 +135,36 @@ test("a unit that is started again goes on, whatever ended before", () => {
   expect(countsOf(session.readExecs())).toEqual({ retired: 11 });
 });
 
+test("a unit whose name systemd has escaped is that unit, and one of seven letters is one", () => {
+  const session = counting();
+  groups.run(program, 2, "_x.service", "a.scope");
+  groups.run(program, 1, "x.service");
+  groups.end("_x.service");
+  const counts = { [`${program}  x.service`]: 3, [`${program}  a.scope`]: 2, retired: 0 };
+  expect(countsOf(session.readExecs())).toEqual(counts);
+  session.retire(now());
+  expect(countsOf(session.readExecs())).toEqual(counts);
+  groups.end("x.service");
+  session.retire(now());
+  expect(countsOf(session.readExecs())).toEqual({ [`${program}  a.scope`]: 2, retired: 3 });
+});
+
+test("a user who makes groups with names of containers has one share", async () => {
+  const [ROWS, UID] = [32, 72_000];
+  const session = counting({ rows: ROWS, flags: FLAGS.filter((flag) => flag !== "command") });
+  const names = Array.from({ length: 40 }, (_, i) => id(`c${i.toString(16).padStart(2, "0")}`));
+  for (const name of names) await groups.runAs(UID, "/bin/true", name);
+  const { labels, counts, kinds } = session.readExecs();
+  const own = names.filter((name) => labels.container?.includes(name));
+  // Beside the rows of all others and of what retires, and that outside containers.
+  expect(own.length).toBeLessThanOrEqual((3 * (ROWS - 2)) / 4 + 1);
+  expect(own.length).toBeGreaterThan(16);
+  expect(counts[kinds.indexOf(OTHER_ROW)]).toBe(BigInt(names.length - own.length));
+  groups.run(program, 3, id("d1"));
+  const after = session.readExecs();
+  expect(after.counts[after.labels.container?.indexOf(id("d1")) ?? -1]).toBe(3n);
+});
+
 test("a container without an id stays unknown when its unit is started again", () => {
   const session = counting();
   const wrapper = groups.program(

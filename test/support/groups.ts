@@ -1,3 +1,5 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -37,6 +39,18 @@ export class Groups {
     const path = join(this.#top, name);
     mkdirSync(path, { recursive: true });
     return path;
+  }
+
+  /** Runs a program once in a group, by a user who comes there as that user. */
+  async runAs(uid: number, program: string, name: string): Promise<void> {
+    const path = join(this.#top, name);
+    mkdirSync(path, { recursive: true });
+    const script = `read -r go; exec "$0"`;
+    const child = spawn("/bin/sh", ["-c", script, program], { uid, stdio: ["pipe", 2, 2] });
+    writeFileSync(join(path, "cgroup.procs"), `${child.pid}`);
+    child.stdin?.end("go\n");
+    const [status] = await once(child, "exit");
+    if (status !== 0) throw new Error(`${program} ended with ${status}`);
   }
 
   /** Removes a group, which has no process any more. */

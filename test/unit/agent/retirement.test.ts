@@ -8,6 +8,7 @@ let clock: number;
 let asked: number[];
 let warned: string[];
 let fail: string | undefined;
+let reads: number;
 
 const meter = {
   bootTime: () => clock,
@@ -26,11 +27,14 @@ const log: Log = {
 const table = (entries: number) =>
   snapshot({ tables: [{ name: "execs", entries, capacity: 100 }] });
 
-/** What may retire at that time: what ended before; undefined for nothing. */
+/** What may retire at that time: what ended before. */
 function retiredAt(retirement: Retirement, time: number, entries = 10): number | undefined {
   clock = time;
   asked = [];
-  retirement.retire(table(entries));
+  retirement.retire(() => {
+    reads++;
+    return table(entries);
+  });
   return asked[0];
 }
 
@@ -39,12 +43,13 @@ beforeEach(() => {
   asked = [];
   warned = [];
   fail = undefined;
+  reads = 0;
 });
 
 test("without scrapes, rows are kept for their time, counted from the agent's start at the earliest", () => {
   const retirement = new Retirement(meter, 15 * MINUTE, log);
-  expect(retiredAt(retirement, 100 * MINUTE)).toBeUndefined();
-  expect(retiredAt(retirement, 115 * MINUTE)).toBeUndefined();
+  expect(retiredAt(retirement, 100 * MINUTE)).toBe(0);
+  expect(retiredAt(retirement, 115 * MINUTE)).toBe(0);
   expect(retiredAt(retirement, 116 * MINUTE)).toBe(101 * MINUTE);
 });
 
@@ -52,6 +57,7 @@ test("what no scrape has had stays, however old", () => {
   const retirement = new Retirement(meter, 15 * MINUTE, log);
   retirement.noteScrape(102 * MINUTE);
   expect(retiredAt(retirement, 110 * MINUTE)).toBe(95 * MINUTE);
+  expect(reads).toBe(0);
   expect(retiredAt(retirement, 500 * MINUTE)).toBe(102 * MINUTE);
   retirement.noteScrape(499 * MINUTE);
   expect(retiredAt(retirement, 500 * MINUTE)).toBe(485 * MINUTE);
@@ -67,7 +73,24 @@ test("where more than half of the rows are taken, no row waits for a scrape", ()
 test("soon after boot nothing is old enough", () => {
   clock = MINUTE;
   const retirement = new Retirement(meter, 15 * MINUTE, log);
-  expect(retiredAt(retirement, 2 * MINUTE, 90)).toBeUndefined();
+  expect(retiredAt(retirement, 2 * MINUTE, 90)).toBe(0);
+});
+
+test("with never, no row retires, and units that were started again share theirs", () => {
+  const retirement = new Retirement(meter, "never", log);
+  retirement.noteScrape(499 * MINUTE);
+  expect(retiredAt(retirement, 500 * MINUTE, 90)).toBe(0);
+  expect(retirement.period).toBe(10_000);
+});
+
+test("a long watch list crowds no row out", () => {
+  const retirement = new Retirement(meter, 15 * MINUTE, log);
+  retirement.noteScrape(102 * MINUTE);
+  clock = 500 * MINUTE;
+  const watched = { name: "execve_counter", entries: 4000, capacity: 4096 };
+  const execs = { name: "execs", entries: 10, capacity: 100 };
+  retirement.retire(() => snapshot({ tables: [watched, execs] }));
+  expect(asked).toEqual([102 * MINUTE]);
 });
 
 test("a failure is reported once, and again once it was gone", () => {
