@@ -58,6 +58,13 @@ struct {
 	__type(value, struct call);
 } calls SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} scope SEC(".maps");
+
 /* What find_group() found for a cgroup. */
 struct found {
 	__u64 serial;    /* of the cgroup: the kernel gives each number once */
@@ -119,6 +126,12 @@ static __always_inline void add_one(void *map, const void *key)
 
 	if (value)
 		__atomic_fetch_add(value, 1, __ATOMIC_RELAXED);
+}
+
+/* Whether what the current task does is counted. */
+static __always_inline bool in_scope(void)
+{
+	return !config.scoped || bpf_current_task_under_cgroup(&scope, 0) == 1;
 }
 
 /*
@@ -187,6 +200,8 @@ static __always_inline void follow_call(__u32 which, bool compat)
 /* For a call that enters: counts the attempt, and follows the call, as configured. */
 static __always_inline void begin_call(__u32 which, bool compat)
 {
+	if (!in_scope())
+		return;
 	if (!config.no_attempts)
 		add_one(&execve_counter, which == CALL_EXECVE ? execve_key : execveat_key);
 	if (config.failures)
@@ -232,7 +247,7 @@ static __always_inline void count_end(int which, long result)
 			__atomic_fetch_add(&row->checks, 1, __ATOMIC_RELAXED);
 	} else if (begun.which != CALL_OTHER) {
 		add_failure(begun.which, result);
-	} else if (which != CALL_OTHER &&
+	} else if (which != CALL_OTHER && in_scope() &&
 		   !(CURRENT(task_struct, pending.signal.sig[0]) & SIGSEGV_BIT)) {
 		add_failure(which, result);
 	}
@@ -737,10 +752,14 @@ int BPF_PROG(count_exec, struct task_struct *task, int old_pid, struct linux_bin
 {
 	const struct command command = command_of(task);
 
-	add_watched(command);
-	add_labelled(task, command, bprm->filename);
+	/* The call is forgotten also where its task has left the scope since. */
 	if (config.failures)
 		end_call();
+	if (!in_scope())
+		return 0;
+	/* One after the other: their keys share room on the stack, of which there is little. */
+	add_watched(command);
+	add_labelled(task, command, bprm->filename);
 	return 0;
 }
 

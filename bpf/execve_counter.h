@@ -165,9 +165,18 @@ struct config {
 	unsigned char no_attempts;
 	/* Of the part of struct exec_key that is there. */
 	unsigned char key_size;
+	/* Whether only what happens in the control group in `scope` is counted; bool. */
+	unsigned char scoped;
 	/* Room in `execs`. */
 	unsigned int rows;
 };
+
+/*
+ * Map `scope`: an array of one control group of the unified hierarchy. It is there only
+ * where config.scoped is set. A call counts if it enters in the group or below it, an exec
+ * if its task is there when the new program starts.
+ */
+#define SCOPE_MAP "scope"
 
 /*
  * Map `failures`: an array of two struct failures, CALL_EXECVE and

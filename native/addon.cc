@@ -13,8 +13,10 @@
 #include <vector>
 
 #include "arguments.h"
+#include "command.h"
 #include "counters.h"
 #include "follower_wrap.h"
+#include "mount.h"
 #include "object.h"
 #include "pins.h"
 #include "privileges.h"
@@ -91,6 +93,52 @@ void RestrictTo(const Napi::CallbackInfo& info) {
   Try(info.Env(), [&] { Restrict(account, keep); });
 }
 
+// login(uid: number, gid: number): Login | undefined
+Napi::Value LoginOf(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const uint32_t uid = U32Of(info[0], "uid"), gid = U32Of(info[1], "gid");
+  const auto login = Try(env, [&] { return FindLogin(uid, gid); });
+  if (!login) return env.Undefined();
+  Napi::Object object = Napi::Object::New(env);
+  object["name"] = login->name;
+  object["home"] = login->home;
+  object["shell"] = login->shell;
+  Napi::Array groups = Napi::Array::New(env);
+  for (const gid_t group : login->groups) groups[groups.Length()] = group;
+  object["groups"] = groups;
+  return object;
+}
+
+// mountAlone(type: string): number
+Napi::Value MountOf(const Napi::CallbackInfo& info) {
+  const std::string type = StringOf(info[0], "type");
+  return Napi::Number::New(info.Env(), Try(info.Env(), [&] { return MountAlone(type).release(); }));
+}
+
+// runCommand(command: Uint8Array, environment: string[], group: string,
+//            uid?: number, gid?: number, groups?: number[]): Outcome
+Napi::Value RunCommand(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Command command{WordsOf(info[0], "command"), StringsOf(info[1], "environment"),
+                  StringOf(info[2], "group"), std::nullopt};
+  if (!info[3].IsUndefined()) {
+    command.identity =
+        Identity{U32Of(info[3], "uid"), U32Of(info[4], "gid"), IdsOf(info[5], "groups")};
+    if (command.identity->uid == UINT32_MAX || command.identity->gid == UINT32_MAX) {
+      throw Napi::TypeError::New(env, "uid and gid must be less than 2^32 - 1");
+    }
+  }
+  const Outcome outcome = Try(env, [&] { return Run(command); });
+  Napi::Object object = Napi::Object::New(env);
+  object["code"] = outcome.code;
+  object["signal"] = outcome.signal;
+  object["milliseconds"] = outcome.milliseconds;
+  return object;
+}
+
+// endBy(signal: number): void
+void EndBySignal(const Napi::CallbackInfo& info) { EndBy(U32Of(info[0], "signal")); }
+
 // bootTime(): number
 Napi::Value BootTime(const Napi::CallbackInfo& info) {
   timespec now;
@@ -105,6 +153,7 @@ Napi::Value NotifyOf(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  NoteLimits();
   exports["Session"] = SessionWrap::Define(env);
   exports["Follower"] = FollowerWrap::Define(env);
   exports["bootTime"] = Napi::Function::New(env, BootTime);
@@ -115,6 +164,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["notify"] = Napi::Function::New(env, NotifyOf);
   exports["restrict"] = Napi::Function::New(env, RestrictTo);
   exports["userName"] = Napi::Function::New(env, UserNameOf);
+  exports["login"] = Napi::Function::New(env, LoginOf);
+  exports["mountAlone"] = Napi::Function::New(env, MountOf);
+  exports["runCommand"] = Napi::Function::New(env, RunCommand);
+  exports["endBy"] = Napi::Function::New(env, EndBySignal);
   exports["libbpfVersion"] = LibbpfVersion();
   return exports;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "arguments.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -64,6 +65,26 @@ std::string StringOf(const Napi::Value& value, const std::string& name) {
 
 std::vector<std::string> StringsOf(const Napi::Value& value, const std::string& name) {
   return Elements<std::string>(value, name + " must be an array of strings without NUL", CString);
+}
+
+std::vector<std::string> WordsOf(const Napi::Value& value, const std::string& name) {
+  std::vector<std::string> words;
+  if (value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_uint8_array) {
+    const auto bytes = value.As<Napi::Uint8Array>();
+    const auto* byte = reinterpret_cast<const char*>(bytes.Data());
+    const auto* const end = byte + bytes.ByteLength();
+    for (const char* nul; (nul = std::find(byte, end, '\0')) != end; byte = nul + 1) {
+      words.emplace_back(byte, nul);
+    }
+    if (byte == end && !words.empty()) return words;
+  }
+  throw WrongType(value, name + " must be a Uint8Array of words, each with a NUL at its end");
+}
+
+std::vector<uint32_t> IdsOf(const Napi::Value& value, const std::string& name) {
+  return Elements<uint32_t>(
+      value, name + " must be an array of integers below 2^32 - 1",
+      [](const Napi::Value& each) { return Integer(each, 0, UINT32_MAX - 1.0); });
 }
 
 bool BooleanOf(const Napi::Value& value, const std::string& name) {

@@ -38,6 +38,10 @@ std::invoke_result_t<Work> Try(Napi::Env env, Work work) {
 // A string without NUL: to code that reads up to a NUL it would be another string.
 std::string StringOf(const Napi::Value& value, const std::string& name);
 std::vector<std::string> StringsOf(const Napi::Value& value, const std::string& name);
+// A Uint8Array of words, each with a NUL at its end; at least one.
+std::vector<std::string> WordsOf(const Napi::Value& value, const std::string& name);
+// Numbers of users or groups.
+std::vector<uint32_t> IdsOf(const Napi::Value& value, const std::string& name);
 bool BooleanOf(const Napi::Value& value, const std::string& name);
 uint32_t U32Of(const Napi::Value& value, const std::string& name, uint32_t least = 0);
 uint64_t U64Of(const Napi::Value& value, const std::string& name);   // a bigint

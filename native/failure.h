@@ -40,6 +40,10 @@ enum class Step {
   kSettle,
   kRetire,
   kInfo,
+  // Of a command that is counted alone: to count in the control group of the subject, or to
+  // enter it; to start the command.
+  kScope,
+  kCommand,
   // Of the process: its accounts, its service manager, its privileges.
   kUser,
   kNotify,
@@ -95,6 +99,10 @@ inline const char* NameOf(Step step) {
       return "settle";
     case Step::kInfo:
       return "info";
+    case Step::kScope:
+      return "scope";
+    case Step::kCommand:
+      return "command";
     case Step::kUser:
       return "user";
     case Step::kNotify:

@@ -129,10 +129,16 @@ bool IsEntry(const std::string& program) { return program.substr(0, kEnter.size(
 std::vector<uint32_t> Follower::FindCounters() {
   std::set<uint32_t> found;
   for (const LoadedProgram& program : LoadedPrograms()) {
+    std::vector<uint32_t> counters;
+    bool scoped = false;
     for (const uint32_t id : program.maps) {
       const Fd map(bpf_map_get_fd_by_id(id));
-      if (map && HoldsCounters(MapInfoOf(map.get()))) found.insert(id);
+      if (!map) continue;  // gone since, with its program
+      const bpf_map_info info = MapInfoOf(map.get());
+      if (HoldsCounters(info)) counters.push_back(id);
+      scoped |= info.type == BPF_MAP_TYPE_CGROUP_ARRAY && std::string_view(info.name) == SCOPE_MAP;
     }
+    if (!scoped) found.insert(counters.begin(), counters.end());
   }
   return {found.begin(), found.end()};
 }

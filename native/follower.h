@@ -32,7 +32,8 @@ struct Attached {
 // Not thread-safe. Every method may throw Failure, and leaves what there was before.
 class Follower {
  public:
-  // The ids of the maps `execve_counter` that loaded programs count in, in rising order.
+  // The ids of the maps `execve_counter` that loaded programs count in, in rising order; not of
+  // meters that count in one control group only.
   // Failure of the step kFind.
   static std::vector<uint32_t> FindCounters();
 

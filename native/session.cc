@@ -53,6 +53,7 @@ void Session::Load(const Plan& plan) {
   if (error) throw Failure(Step::kLoad, -error);
   if (!plan.reuse) Seed();
   if (plan.pins && !plan.reuse) PinAll();
+  if (plan.scope) SetScope();
   Fd counters = Copy(COUNTERS_MAP);
   tables_.emplace(
       TableMaps{Copy(EXECS_MAP), Copy(GROUPS_MAP), Copy(OWNERS_MAP), Copy(FAILURES_MAP)},
@@ -74,10 +75,12 @@ void Session::Choose() {
     if (!plan_.reuse) bpf_program__set_autoload(object_.Program(kEnter + name), true);
   }
   if (plan_.pins) bpf_map__set_autocreate(object_.Map(STATE_MAP), true);
+  bpf_map__set_autocreate(object_.Map(SCOPE_MAP), plan_.scope.has_value());
 }
 
 void Session::Configure() {
   config& config = plan_.config;
+  config.scoped = plan_.scope.has_value();
   Arrange(config);
   const auto check = [](int error) {
     if (error) throw Failure(Step::kLoad, -error);
@@ -117,6 +120,16 @@ void Session::Seed() {
   if (groups) insert(EXECS_MAP, exec_key{RETIRED_GROUP, {}}, exec_row{});
   insert(GROUPS_MAP, uint64_t{MOVES}, group{});
   insert(OWNERS_MAP, uint64_t{ALL_OWNERS}, uint64_t{groups ? 2U : 1U});
+}
+
+void Session::SetScope() {
+  const std::string& path = *plan_.scope;
+  const Fd group(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const uint32_t index = 0;
+  const int fd = group.get();
+  if (!group || bpf_map_update_elem(bpf_map__fd(object_.Map(SCOPE_MAP)), &index, &fd, 0) < 0) {
+    throw Failure(Step::kScope, errno, path);
+  }
 }
 
 void Session::PinAll() {

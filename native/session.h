@@ -38,6 +38,8 @@ struct Plan {
   // The directory to pin everything in, so that it outlives the process.
   std::optional<Pins> pins;
   bool reuse = false;  // what is pinned there, rather than to pin anew
+  // The directory of the control group outside of which nothing counts; not with pins.
+  std::optional<std::string> scope;
 };
 
 class Session {
@@ -81,6 +83,7 @@ class Session {
   void Reuse();
   void Seed();
   void PinAll();
+  void SetScope();
   Fd Copy(const std::string& map) const;
   static Link Hook(const std::string& name, bpf_program* program);
 

@@ -36,6 +36,8 @@ const std::map<std::string, Reader>& Options() {
       {"rows",
        [](Plan& plan, const Napi::Value& value) { plan.config.rows = U32Of(value, "rows", 2); }},
       {"pins", [](Plan& plan, const Napi::Value& value) { plan.pins = PinsOf(value); }},
+      {"scope",
+       [](Plan& plan, const Napi::Value& value) { plan.scope = StringOf(value, "scope"); }},
       {"reuse",
        [](Plan& plan, const Napi::Value& value) { plan.reuse = BooleanOf(value, "reuse"); }},
   };
@@ -60,6 +62,7 @@ Plan PlanOf(const Napi::Value& value) {
     if (!chosen.IsUndefined()) option->second(plan, chosen);
   }
   if (plan.reuse && !plan.pins) throw Napi::TypeError::New(env, "reuse needs pins");
+  if (plan.scope && plan.pins) throw Napi::TypeError::New(env, "scope and pins exclude each other");
   return plan;
 }
 

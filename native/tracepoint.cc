@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <linux/mount.h>
 #include <linux/perf_event.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -16,12 +15,12 @@
 #include <cstdlib>
 
 #include "failure.h"
+#include "mount.h"
 
 namespace execve_counter {
 namespace {
 
-// A directory descriptor of tracefs. The new mount API (fsopen(2), Linux 5.2)
-// gives a mount that is attached to no path and dies with its descriptor.
+// A directory descriptor of tracefs.
 Fd OpenTracefs() {
   for (const char* path : {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"}) {
     struct statfs fs;
@@ -30,13 +29,7 @@ Fd OpenTracefs() {
       if (mounted) return mounted;
     }
   }
-  const auto made = [](long result) {
-    if (result < 0) throw Failure(Step::kMount, errno, "tracefs");
-    return static_cast<int>(result);
-  };
-  const Fd context(made(syscall(SYS_fsopen, "tracefs", FSOPEN_CLOEXEC)));
-  made(syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0));
-  return Fd(made(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, 0)));
+  return MountAlone("tracefs");
 }
 
 // The number that perf_event_open(2) knows a tracepoint by.

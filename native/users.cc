@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "users.h"
 
+#include <grp.h>
 #include <pwd.h>
 
 #include <cerrno>
@@ -98,6 +99,19 @@ std::optional<Account> FindAccount(const std::string& name) {
 
 std::optional<Account> FindAccount(uid_t uid) {
   return FromEntry([&](auto... result) { return getpwuid_r(uid, result...); }, AccountOf);
+}
+
+std::optional<Login> FindLogin(uid_t uid, gid_t gid) {
+  auto login = FromEntry(
+      [&](auto... result) { return getpwuid_r(uid, result...); },
+      [](const passwd& entry) { return Login{entry.pw_name, entry.pw_dir, entry.pw_shell, {}}; });
+  if (!login) return login;
+  int count = 64;
+  do {
+    login->groups.resize(count);
+  } while (getgrouplist(login->name.c_str(), gid, login->groups.data(), &count) < 0);
+  login->groups.resize(count);
+  return login;
 }
 
 Name UserName(uid_t uid, std::chrono::milliseconds patience) {

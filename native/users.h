@@ -12,6 +12,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace execve_counter {
 
@@ -22,6 +23,15 @@ struct Account {
 
 std::optional<Account> FindAccount(const std::string& name);
 std::optional<Account> FindAccount(uid_t uid);
+
+// What a user's processes have of the account.
+struct Login {
+  std::string name, home, shell;
+  std::vector<gid_t> groups;  // as initgroups(3) would set them
+};
+
+// The account of that number, and its groups beside `gid`.
+std::optional<Login> FindLogin(uid_t uid, gid_t gid);
 
 // What is known of a user: nothing yet; or that there is no such account, or its name.
 using Name = std::optional<std::optional<std::string>>;

@@ -84,6 +84,13 @@ export function parseMaxSeries(text: string): number {
   return requireRows("--max-series", /^\d+$/.test(text) ? Number(text) : text);
 }
 
+/** Rows of a printed table. */
+export function parseTop(text: string): number {
+  const rows = /^\d{1,5}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(rows >= 1)) throw wrong("--top", text, "give a number from 1 to 99999");
+  return rows;
+}
+
 /** A directory in bpffs, which need not exist. */
 export function parsePins(text: string): string {
   if (text === "") throw wrong("the directory of the pins", text, "give one, or leave it out");

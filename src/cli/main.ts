@@ -13,6 +13,7 @@ import { printable, visible } from "../base/text.ts";
 import { VERSION } from "../base/version.ts";
 import { LABELS, type Label } from "../counts/labels.ts";
 import type { Address } from "../http/server.ts";
+import { endBy } from "../kernel/command.ts";
 import { unpinMeter } from "../kernel/meter.ts";
 import * as watchList from "../kernel/watchlist.ts";
 import type { TopOptions } from "../top/top.ts";
@@ -25,6 +26,7 @@ import {
   parsePins,
   parseRetireAfter,
   parseTelemetryPath,
+  parseTop,
   parseWatch,
 } from "./flags.ts";
 import { npxGone } from "./npx.ts";
@@ -99,6 +101,9 @@ function logLevel(): Option {
     .choices(LEVELS)
     .default("info");
 }
+
+/** Of a command that was done: stat passes on the one of what it has run. */
+let exitCode = 0;
 
 const program = new Command("execve-counter")
   .description("Counts every program execution on this host, in the kernel, exactly.")
@@ -274,6 +279,53 @@ program
     );
   });
 
+interface StatFlags {
+  by?: readonly Label[];
+  attempts: AgentOptions["attempts"];
+  failures?: true;
+  output: Format;
+  top: number;
+  maxSeries: number;
+  "log.level": Level;
+}
+
+program
+  .command("stat")
+  .description("run a command, count what it and its descendants execute, print a table on stderr")
+  .usage("[options] -- <command...>")
+  .argument("<command...>", "the command and its arguments, after --")
+  .helpOption("-h, --help", "print this help")
+  .addOption(by())
+  .addOption(attempts())
+  .option("--failures", "count failures by errno")
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .addOption(new Option("--top <n>", "rows of the table to print").default(20).argParser(parseTop))
+  .addOption(
+    new Option("--max-series <n>", "room for rows in the breakdown, 16 to 65536")
+      .default(16_384)
+      .argParser(parseMaxSeries),
+  )
+  .addOption(logLevel())
+  .action(async (words: string[], flags: StatFlags) => {
+    if (process.argv.at(-1 - words.length) !== "--") {
+      throw new UserError(
+        "stat needs -- before the command",
+        `give execve-counter stat [options] -- ${words.map(printable).join(" ")}`,
+        ExitCode.usage,
+      );
+    }
+    const { stat } = await import("../stat/stat.ts");
+    const { "log.level": logLevel, failures = false, by = ["command"], ...rest } = flags;
+    const { lines, code, signal } = stat(words, { ...rest, failures, by, logLevel });
+    await new Promise((resolve) => {
+      process.stderr.write(lines.map((line) => `${visible(line)}\n`).join(""), resolve);
+    });
+    if (signal) endBy(signal);
+    exitCode = signal ? 128 + signal : code;
+  });
+
 program
   .command("doctor")
   .description("print what this machine offers and what is missing")
@@ -375,5 +427,5 @@ for (const stream of [process.stdout, process.stderr]) stream.on("error", () => 
 
 program
   .parseAsync()
-  .then(() => 0, report)
+  .then(() => exitCode, report)
   .then(process.exit);

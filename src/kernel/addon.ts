@@ -86,6 +86,8 @@ export interface LoadOptions {
   pins?: string | undefined;
   /** Whether to reuse what is pinned there, rather than to pin anew. */
   reuse?: boolean | undefined;
+  /** The directory of the control group outside of which nothing counts; not with pins. */
+  scope?: string | undefined;
 }
 
 /** Another process's meter; its counters can be edited: see native/follower.h. */
@@ -179,7 +181,42 @@ export interface Addon {
   bootTime(): number;
   /** Tells the service manager; false where there is none that has asked for it. */
   notify(state: string): boolean;
+  /** What a user's processes have of the account; undefined where there is none. */
+  login(uid: number, gid: number): Login | undefined;
+  /** Mounts a file system for this process alone; returns the directory's descriptor. */
+  mountAlone(type: string): number;
+  /**
+   * Runs a command in a control group, and waits for its end: see native/command.h. Each word of
+   * the command has a NUL at its end. `environment` says what differs: NAME=value, or NAME for
+   * what is to be left out.
+   */
+  runCommand(
+    command: Uint8Array,
+    environment: readonly string[],
+    group: string,
+    uid?: number | undefined,
+    gid?: number | undefined,
+    groups?: readonly number[] | undefined,
+  ): Outcome;
+  /** Ends this process by a signal, without a core; returns where that does not end it. */
+  endBy(signal: number): void;
   libbpfVersion: string;
+}
+
+export interface Login {
+  name: string;
+  home: string;
+  shell: string;
+  /** As initgroups(3) would set them. */
+  groups: number[];
+}
+
+/** How a command ended. */
+export interface Outcome {
+  code: number;
+  /** 0 where it exited. */
+  signal: number;
+  milliseconds: number;
 }
 
 /** By numbers, as the kernel knows it. */

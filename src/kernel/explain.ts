@@ -8,7 +8,7 @@ export const STEPS = [
   ...(["open", "load", "attach", "mount", "tracefs", "tracepoint", "perf_event"] as const),
   ...(["pin", "pinned", "slot", "lock", "find", "open_by_id", "follow"] as const),
   ...(["lookup", "update", "delete", "read", "settle", "retire"] as const),
-  ...(["info", "user", "notify"] as const),
+  ...(["info", "scope", "command", "user", "notify"] as const),
   ...(["seccomp", "setgroups", "setresgid", "setresuid", "capset", "threads"] as const),
 ] as const;
 export type Step = (typeof STEPS)[number];
@@ -92,6 +92,12 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
           : "build it again (make build), or install execve-counter again",
       );
     case "mount":
+      if (subject === "cgroup2") {
+        return unable(
+          `the unified hierarchy of control groups (cgroup2) is not mounted, and cannot be mounted (${code})`,
+          "run it as root, or mount it: sudo mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        );
+      }
       return unable(
         `${subject} is not mounted, and the agent cannot mount it for itself (${code})`,
         USE_RAW,
@@ -122,6 +128,27 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
       return failed(
         `cannot lock ${here.pins ?? "/run/execve-counter.lock"} (${code})`,
         "let this user open or create it",
+      );
+    case "scope":
+      return unable(
+        `the control group ${subject} cannot be used (${code})`,
+        code === "EOPNOTSUPP"
+          ? "run it outside of a threaded control group"
+          : "run it as root, where the unified hierarchy of control groups (cgroup2) is writable",
+      );
+    case "command":
+      return failed(
+        `cannot run ${subject} (${code})`,
+        code === "ENOENT"
+          ? "give a program that is there, or on the $PATH of the user it runs as"
+          : "give a program that the user it runs as may execute",
+      );
+    case "setgroups":
+    case "setresgid":
+    case "setresuid":
+      return unable(
+        `cannot run ${subject} as the user who called (${step}: ${code})`,
+        "run it with CAP_SETUID and CAP_SETGID, or without SUDO_UID in the environment",
       );
     case "slot":
       return failed(

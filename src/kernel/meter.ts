@@ -52,6 +52,8 @@ export interface MeterOptions {
   pin: string | undefined;
   /** Begin anew where what is pinned there does not fit; it then needs replace(). */
   pinReplace?: boolean | undefined;
+  /** The directory of the control group outside of which nothing counts; not with pin. */
+  scope?: string | undefined;
   /** Receives libbpf's messages, a line each. */
   log: (line: string) => void;
 }
@@ -61,6 +63,8 @@ export interface Meter {
   readonly startTime: Date;
   /** Whether attempts are counted. */
   readonly attempts: boolean;
+  /** Whether it counts in one control group only. */
+  readonly scoped: boolean;
   readonly by: readonly Label[];
   /** The program that counts the number on the printed line. */
   readonly headlineProgram: string;
@@ -216,7 +220,8 @@ function start(
   let startTime: Date;
   try {
     if (pins?.reuse) requireSame(pins, addon.pinned(pins.path), programs, flags, rows, options);
-    session.load({ programs, flags, rows, pins: pins?.path, reuse: pins?.reuse });
+    const { scope } = options;
+    session.load({ programs, flags, rows, pins: pins?.path, reuse: pins?.reuse, scope });
     startTime = new Date(session.begin(Date.now()));
     // Another process may just have removed keys.
     if (pins?.reuse) session.settle();
@@ -241,6 +246,7 @@ function start(
   return {
     ...reading(session, addon, by, failures, attempts ? PROGRAMS[hook].attempts[0] : undefined),
     libbpfVersion: addon.libbpfVersion,
+    scoped: options.scope !== undefined,
     startTime,
     reportsMisses: reportsTracepointMisses(release()) || hook === "raw" || !(attempts || failures),
     maps: session.maps(),
@@ -333,7 +339,12 @@ export function reading(
   // Starts the thread that asks: the user that the agent becomes may have no threads left.
   if (by.includes("user")) userName(0);
   return {
-    ...{ attempts: attempts !== undefined, by, headlineProgram: attempts ?? "count_exec" },
+    ...{
+      attempts: attempts !== undefined,
+      scoped: false,
+      by,
+      headlineProgram: attempts ?? "count_exec",
+    },
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
     readCounters: () => translated([], () => tables.readCounters()),

@@ -37,7 +37,9 @@ export function read(meter: Meter): Snapshot {
   const other = execs.kinds.indexOf(OTHER_ROW);
   if (other < 0) throw new Error(`the row of all others is gone from the map ${EXECS_MAP}`);
   // A run that the kernel skipped was an exec too, but its labels are not known.
-  const skipped = programs.find(({ name }) => name === "count_exec")?.misses ?? 0n;
+  const misses = programs.find(({ name }) => name === "count_exec")?.misses ?? 0n;
+  // Of a scoped meter it is not known whether it was one in its control group.
+  const skipped = meter.scoped ? 0n : misses;
   const total = execs.total + skipped;
   const noRoom = execs.counts[other] as bigint;
   execs.counts[other] = noRoom + skipped;

@@ -253,6 +253,24 @@ async function left() {
   return findCounters();
 }
 
+/** What stat counts of known storms, by either hook, while others execute programs. */
+async function stat(hook) {
+  const others = spawn(STORM, ["spawn", "1", "1000000", PROGRAM]);
+  const words = [STORM, "spawn", "2", `${CALLS / 200}`, PROGRAM];
+  const counted = [words, [STORM, "execve", "2", `${CALLS / 10}`]].map((command) => {
+    const options = ["--failures", "-o", "json", "--by", "command,parent", "--attempts", hook];
+    const { stderr } = spawnSync("/bin/node", [
+      ...["dist/cli.js", "stat", ...options],
+      ...["--", ...command],
+    ]);
+    return JSON.parse(`${stderr}`.trim().split("\n").at(-1));
+  });
+  const exit = once(others, "exit");
+  others.kill();
+  await exit;
+  return counted;
+}
+
 const report = { release: release(), hooks: {} };
 try {
   for (const hook of ["tracepoint", "raw"]) {
@@ -262,6 +280,7 @@ try {
       pinned: await pinned(hook),
       hotplug: await hotplug(hook),
       late: await refusedLate(hook),
+      stat: await stat(hook),
     };
   }
   report.switchedOff = await switchedOff();

@@ -16,6 +16,7 @@ interface Report {
       pinned: { after: Snapshot; refused?: undefined } | { refused: string; after?: undefined };
       hotplug: { online: "0" | "1"; before: Snapshot; after: Snapshot }[];
       late: { compat: 0 | 1; bits: 32 | 64; at: 0 | 1; before: Snapshot; after: Snapshot }[];
+      stat: Pick<Counts, "attempts" | "missed" | "execs" | "failures">[];
     }
   >;
   switchedOff: { path: string; before: Snapshot; after: Snapshot }[];
@@ -193,6 +194,23 @@ test.each(NAMES)("%s", async (name) => {
       within(last.failedExecve - first.failedExecve, seen * CALLS, failures);
       within(last.failedExecveat - first.failedExecveat, seen * execveat, failures);
       expect(last.execs - first.execs).toBe(STARTS + storms);
+    }
+
+    // What stat counts, while others execute programs. Skipped runs are those of the whole host.
+    for (const [i, counted] of report.hooks[hook].stat.entries()) {
+      const expected = i === 0 ? 1 + (2 * CALLS) / 200 : 1;
+      const calls = i === 0 ? expected : 1 + (2 * CALLS) / 10;
+      const execve = counted.attempts?.execve ?? Number.NaN;
+      console.log(`${report.release} ${append} ${hook}: stat ${JSON.stringify(counted)}`);
+      if (!newer([7, 0])) expect(counted.execs).toBe(expected);
+      expect(counted.execs).toBeLessThanOrEqual(expected);
+      expect(execve).toBeLessThanOrEqual(calls);
+      if (hook === "raw" || counted.missed !== null) {
+        expect(execve + (counted.missed ?? 0)).toBeGreaterThanOrEqual(calls);
+      }
+      if (hook === "raw" && !newer([7, 0])) {
+        expect(counted.failures?.execve).toEqual(i === 0 ? {} : { ENOENT: calls - 1 });
+      }
     }
 
     // Five programs that are refused late, by each call: failures of the call that it was, by

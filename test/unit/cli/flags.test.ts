@@ -9,6 +9,7 @@ import {
   parsePins,
   parseRetireAfter,
   parseTelemetryPath,
+  parseTop,
   parseWatch,
 } from "../../../src/cli/flags.ts";
 
@@ -114,6 +115,13 @@ test("a table has room for 16 to 65536 rows", () => {
   expect(parseMaxSeries("65536")).toBe(65_536);
   for (const text of ["", "15", "65537", "1e3", "-16", "16.5", " 16", "0x20"]) {
     expect(refused(() => parseMaxSeries(text)).message).toContain("--max-series");
+  }
+});
+
+test("a table has 1 to 99999 rows to print", () => {
+  expect([parseTop("1"), parseTop("99999")]).toEqual([1, 99_999]);
+  for (const text of ["", "0", "-1", "1.5", "all", "100000"]) {
+    expect(refused(() => parseTop(text)).message).toContain("--top");
   }
 });
 

@@ -34,6 +34,7 @@ function meter(
       libbpfVersion: "1.1",
       startTime: new Date(0),
       attempts: true,
+      scoped: false,
       by,
       reportsMisses: true,
       fallback: undefined,

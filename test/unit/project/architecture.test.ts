@@ -16,8 +16,9 @@ const ROOMS: Record<string, string[]> = {
   http: ["base"],
   web: ["counts", "base"],
   top: ["kernel", "counts", "base"],
+  stat: ["kernel", "counts", "base"],
   agent: ["kernel", "http", "web", "counts", "base"],
-  cli: ["agent", "top", "kernel", "http", "counts", "base"],
+  cli: ["agent", "top", "stat", "kernel", "http", "counts", "base"],
 };
 /** Where the command line and the library begin; the library knows no HTTP and no terminal. */
 const ENTRIES: Record<string, string[]> = {

@@ -30,7 +30,7 @@ const help = (...command: string[]) => result(process.execPath, [CLI, ...command
 /** Each command with its help. */
 const COMMANDS = new Map(
   [
-    ...[[], ["run"], ["top"], ["doctor"], ["unpin"]],
+    ...[[], ["run"], ["top"], ["stat"], ["doctor"], ["unpin"]],
     ...[["watch"], ["watch", "list"], ["watch", "add"], ["watch", "remove"]],
   ].map((command) => [command.join(" "), help(...command)]),
 );
@@ -196,6 +196,13 @@ test("the options of top are those of the program", () => {
       .map(([flags]) => flags)
       .sort(),
   );
+});
+
+test("the options of stat are those of the program, with their defaults", () => {
+  const documented = table("docs/stat.md", "Options").map(([flags, value]) => [flags, value]);
+  // It is the help that does not know the default of --by.
+  expect(documented[0]).toEqual(["--by <labels>", "command"]);
+  expect(documented.slice(1)).toEqual(options("stat").slice(1, -1));
 });
 
 test("the metrics are those of the program, with types and labels", () => {

@@ -1,0 +1,143 @@
+/**
+ * The control group of one command, in the unified hierarchy, below this process's own: so the
+ * limits of that one stay in force, and no service manager loses sight of the command.
+ */
+import { randomBytes } from "node:crypto";
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { ExitCode, UserError } from "../base/errors.ts";
+import { mountControlGroups } from "../kernel/command.ts";
+
+const PREFIX = "execve-counter-stat-";
+
+export interface Group {
+  readonly path: string;
+  /** The processes that are in it, or below it. */
+  processes(): string[];
+  /**
+   * Puts what is still there where it would be without this group, and removes the group; false
+   * where the command has put control groups of its own below it, which are in use.
+   */
+  remove(): boolean;
+}
+
+/** @throws UserError where none can be made */
+export function makeGroup(): Group {
+  const parent = ownGroup();
+  sweep(parent);
+  const path = join(parent, `${PREFIX}${process.pid}-${randomBytes(4).toString("hex")}`);
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    throw new UserError(
+      `cannot make a control group in ${parent} (${(error as NodeJS.ErrnoException).code})`,
+      "run it as root, where the unified hierarchy of control groups (cgroup2) is writable",
+      ExitCode.unable,
+    );
+  }
+  return {
+    path,
+    processes: () => processesIn(path),
+    remove: () => {
+      // What is there may just be making a child.
+      for (let attempt = 0; attempt < 100; attempt++) {
+        for (const pid of read(join(path, "cgroup.procs"))) move(pid, parent);
+        if (removed(path)) return true;
+      }
+      return false;
+    },
+  };
+}
+
+/** The directory of this process's control group. */
+function ownGroup(): string {
+  const found = locate(contentOf("/proc/self/mountinfo"), contentOf("/proc/self/cgroup"));
+  if (found !== undefined) return found;
+  // The kernel lists the hierarchy once it has been mounted.
+  const root = `/proc/self/fd/${mountControlGroups()}`;
+  return join(root, unifiedPath(contentOf("/proc/self/cgroup")) ?? "/");
+}
+
+/**
+ * The directory of a process's control group, by what /proc says about its mounts and its groups;
+ * undefined where no mount shows it for writing.
+ */
+export function locate(mountinfo: string, cgroup: string): string | undefined {
+  const own = unifiedPath(cgroup);
+  if (own === undefined) return undefined;
+  for (const line of mountinfo.split("\n")) {
+    const [mount = "", source = ""] = line.split(" - ");
+    const [, , , root = "", point = "", flags = ""] = mount.split(" ");
+    const [type, , superFlags = ""] = source.split(" ");
+    if (type !== "cgroup2" || isReadOnly(flags) || isReadOnly(superFlags)) continue;
+    const below = relative(unescaped(root), own);
+    if (below !== ".." && !below.startsWith("../")) return join(unescaped(point), below);
+  }
+  return undefined;
+}
+
+const isReadOnly = (flags: string) => flags.split(",").includes("ro");
+
+/** The path of the group in the unified hierarchy. */
+const unifiedPath = (cgroup: string) => /^0::(\/.*)$/m.exec(cgroup)?.[1];
+
+/** A path in mountinfo: blanks are three octal digits. */
+const unescaped = (path: string) =>
+  path.replaceAll(/\\([0-7]{3})/g, (_, digits) => String.fromCharCode(Number.parseInt(digits, 8)));
+
+/** Removes what killed processes have left, where nothing is in it any more. */
+function sweep(parent: string): void {
+  for (const name of read(parent, readdirSync)) {
+    const pid = name.startsWith(PREFIX) ? name.slice(PREFIX.length).split("-")[0] : undefined;
+    // One that another process has just made is still empty.
+    if (pid && contentOf(`/proc/${pid}/stat`) === "") removed(join(parent, name));
+  }
+}
+
+function processesIn(path: string): string[] {
+  const below = read(path, (directory) =>
+    readdirSync(directory, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map(({ name }) => name),
+  );
+  return [
+    ...read(join(path, "cgroup.procs")),
+    ...below.flatMap((name) => processesIn(join(path, name))),
+  ];
+}
+
+/** False where something is in it. */
+function removed(path: string): boolean {
+  try {
+    rmdirSync(path);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "ENOENT";
+  }
+}
+
+function move(pid: string, group: string): void {
+  try {
+    writeFileSync(join(group, "cgroup.procs"), pid);
+  } catch {
+    // It has ended; or it stays, and so does the group.
+  }
+}
+
+/** The lines of a file, or what `list` finds; nothing where it is gone. */
+function read(path: string, list = (path: string) => contentOf(path).split("\n")): string[] {
+  try {
+    return list(path).filter((each) => each !== "");
+  } catch {
+    return [];
+  }
+}
+
+/** "" where it cannot be read. */
+function contentOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}

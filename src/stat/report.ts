@@ -1,0 +1,128 @@
+/** What stat prints: a table for a terminal, or one JSON object. */
+import { constants } from "node:os";
+import { printable, visible } from "../base/text.ts";
+import { width } from "../base/width.ts";
+import type { Label } from "../counts/labels.ts";
+import { distinct, type Snapshot, toPlain, totalsOf } from "../counts/snapshot.ts";
+import type { Outcome } from "../kernel/command.ts";
+
+/** Everything that stat has seen. */
+export interface Result {
+  words: readonly string[];
+  outcome: Outcome;
+  snapshot: Snapshot;
+  /** Processes that the command has left behind. */
+  left: number;
+}
+
+/** Rows of a breakdown, the most first, and for equal counts by their labels. */
+function sorted(snapshot: Snapshot) {
+  const text = (labels: Partial<Record<Label, string>>) =>
+    snapshot.by.map((label) => labels[label] ?? "").join("\0");
+  return distinct(snapshot)
+    .filter(({ count }) => count > 0n)
+    .toSorted((a, b) =>
+      a.count === b.count ? (text(a.labels) < text(b.labels) ? -1 : 1) : a.count < b.count ? 1 : -1,
+    );
+}
+
+/** The table, as lines. */
+export function table({ words, outcome, snapshot, left }: Result, top: number): string[] {
+  const { by, attempts, execs, failures } = snapshot;
+  const totals = totalsOf(snapshot);
+  const rows = sorted(snapshot);
+  const shown = rows.slice(0, top);
+  const rest = rows.slice(top).reduce((sum, { count }) => sum + count, 0n);
+  const cells = [
+    [...by],
+    ...shown.map(({ labels }) => by.map((label) => shownAs(labels[label] ?? ""))),
+  ];
+  const widths = by.map((_, i) => Math.max(...cells.map((row) => width(row[i] as string))));
+  const lineOf = (row: readonly string[]) =>
+    row.map((cell, i) => cell + " ".repeat((widths[i] as number) - width(cell))).join("  ");
+  const failed = byCount(failures);
+  const lines: [count: string, text: string][] = [
+    ["execs", lineOf(cells[0] as string[])],
+    ...shown.map(({ count }, i): [string, string] => [
+      `${count}`,
+      lineOf(cells[i + 1] as string[]),
+    ]),
+    ...(rest > 0n ? [[`${rest}`, `and ${rows.length - top} more`] as [string, string]] : []),
+    ["", ""],
+    [`${execs}`, `execs in ${seconds(outcome)} s, ${rate(execs, outcome)}/s`],
+    ...(attempts
+      ? ([
+          [
+            `${totals.attempts}`,
+            `attempts: ${attempts.execve} execve, ${attempts.execveat} execveat`,
+          ],
+        ] as [string, string][])
+      : []),
+    ...(failures
+      ? ([
+          [
+            `${totals.failures}`,
+            `failures${failed.length > 0 ? ": " : ""}${failed.map(([name, count]) => `${count} ${name}`).join(", ")}`,
+          ],
+        ] as [string, string][])
+      : []),
+  ];
+  const number = Math.max(...lines.map(([count]) => count.length));
+  const end = outcome.signal
+    ? [`ended by ${signalName(outcome.signal)}`]
+    : outcome.code
+      ? [`exit code ${outcome.code}`]
+      : [];
+  const outlive =
+    left === 1
+      ? ["1 process of it still runs, and counts no more"]
+      : left > 1
+        ? [`${left} processes of it still run, and count no more`]
+        : [];
+  const notes = [...end, ...outlive];
+  return [
+    visible(`execve-counter: ${words.join(" ")}`),
+    "",
+    ...lines.map(([count, text]) => visible(`${count.padStart(number + 2)}  ${text}`).trimEnd()),
+    ...(notes.length > 0 ? ["", ...notes] : []),
+  ];
+}
+
+const shownAs = (value: string) => (value === "" ? "-" : printable(value));
+
+export function signalName(signal: number): string {
+  const known = Object.entries(constants.signals).find(([, number]) => number === signal);
+  return known?.[0] ?? `signal ${signal}`;
+}
+
+const seconds = ({ milliseconds }: Outcome) => (milliseconds / 1000).toFixed(3);
+
+const rate = (count: bigint, { milliseconds }: Outcome) =>
+  ((Number(count) * 1000) / milliseconds).toFixed(1);
+
+/** Failures of either call by errno, the most first. */
+function byCount(failures: Snapshot["failures"]): [name: string, count: bigint][] {
+  const sums = new Map<string, bigint>();
+  for (const counts of failures ? Object.values(failures) : []) {
+    for (const [name, count] of counts) sums.set(name, (sums.get(name) ?? 0n) + count);
+  }
+  return [...sums]
+    .filter(([, count]) => count > 0n)
+    .sort(([a, one], [b, other]) => (one === other ? (a < b ? -1 : 1) : one < other ? 1 : -1));
+}
+
+/** The same as one object; all rows are in it. */
+export function plain({ words, outcome, snapshot, left }: Result) {
+  const { attempts, missed, execs, failures, checks, unfollowed } = toPlain(snapshot);
+  return {
+    command: words,
+    exit_code: outcome.signal === 0 ? outcome.code : null,
+    signal: outcome.signal === 0 ? null : signalName(outcome.signal),
+    seconds: Number(seconds(outcome)),
+    ...{ attempts, missed, execs },
+    execs_per_second: Number(rate(execs, outcome)),
+    execs_by: sorted(snapshot).map(({ labels, count }) => ({ ...labels, execs: count })),
+    ...{ failures, checks, unfollowed },
+    left_running: left,
+  };
+}
