@@ -605,21 +605,20 @@ static __noinline struct exec_row *make_row(const struct exec_key *key, const st
 	const __u64 used = all ? *all : 0;
 	const __u64 free = config.rows - used;
 
-	if (used >= config.rows || (payers->user && !has_share(payers->user, free)) ||
-	    (payers->container && !has_share(payers->container, free)))
-		return NULL;
-	if (!space)
-		return NULL; /* never */
-	if ((config.container || config.unit) && !add_group(key->group, cgroup, space))
-		return NULL;
-	space->row = (struct exec_row){.user = payers->user, .container = payers->container};
-	if (!bpf_map_update_elem(&execs, key, &space->row, BPF_NOEXIST)) {
-		charge(ALL_OWNERS);
-		if (payers->user)
-			charge(payers->user);
-		if (payers->container)
-			charge(payers->container);
+	if (used < config.rows && (!payers->user || has_share(payers->user, free)) &&
+	    (!payers->container || has_share(payers->container, free)) && space &&
+	    ((!config.container && !config.unit) || add_group(key->group, cgroup, space))) {
+		space->row =
+			(struct exec_row){.user = payers->user, .container = payers->container};
+		if (!bpf_map_update_elem(&execs, key, &space->row, BPF_NOEXIST)) {
+			charge(ALL_OWNERS);
+			if (payers->user)
+				charge(payers->user);
+			if (payers->container)
+				charge(payers->container);
+		}
 	}
+	/* Also where there is no room: another CPU may just have made it. */
 	return bpf_map_lookup_elem(&execs, key);
 }
 
