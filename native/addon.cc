@@ -35,6 +35,9 @@ Napi::Value FindCounters(const Napi::CallbackInfo& info) {
   return ids;
 }
 
+// emptySlot(path: string): void
+void EmptySlot(const Napi::CallbackInfo& info) { Pins::EmptySlot(StringOf(info[0], "path")); }
+
 // pinned(pins: string): { flags: string[]; rows: number }
 Napi::Value Pinned(const Napi::CallbackInfo& info) {
   const Pins pins(StringOf(info[0], "pins"));
@@ -159,6 +162,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["bootTime"] = Napi::Function::New(env, BootTime);
   exports["findCounters"] = Napi::Function::New(env, FindCounters);
   exports["mountBpffs"] = Napi::Function::New(env, MountBpffs);
+  exports["emptySlot"] = Napi::Function::New(env, EmptySlot);
   exports["pinned"] = Napi::Function::New(env, Pinned);
   exports["account"] = Napi::Function::New(env, AccountOf);
   exports["notify"] = Napi::Function::New(env, NotifyOf);

@@ -3,6 +3,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <fcntl.h>
 #include <linux/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -25,6 +26,14 @@ void Pins::MountBpffs(const std::string& directory) {
               "mode=0700") < 0) {
     throw Failure(Step::kMount, errno, "bpffs");
   }
+}
+
+void Pins::EmptySlot(const std::string& path) noexcept {
+  // bpf_obj_get() alone would follow a symbolic link.
+  const Fd pin(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  const Fd map(bpf_obj_get(("/proc/self/fd/" + std::to_string(pin.get())).c_str()));
+  const uint32_t slot = 0;
+  if (map) bpf_map_delete_elem(map.get(), &slot);
 }
 
 std::vector<std::string> Pins::MapNames(const std::vector<std::string>& programs) {

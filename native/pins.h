@@ -27,6 +27,13 @@ class Pins {
   // Mounts bpffs there, for all processes. Failure of the step kMount.
   static void MountBpffs(const std::string& directory);
 
+  // Empties the slot pinned at the path, so that its attached program calls none any more. Where
+  // that fails, the slot is left as it is: the kernel empties it when its last pin goes. But that
+  // takes it some 15 ms, and if other processes open and close the map twice meanwhile, as bpftool
+  // does, it keeps the map for ever: prog_array_map_clear() takes a reference also where the work
+  // that gives it back is waiting already.
+  static void EmptySlot(const std::string& path) noexcept;
+
   // The names of the maps of a meter with these programs.
   static std::vector<std::string> MapNames(const std::vector<std::string>& programs);
 

@@ -165,6 +165,8 @@ export interface Addon {
   findCounters(): number[];
   /** How the pinned meter counts: `flags` and `rows` as load() was given them. */
   pinned(pins: string): { flags: string[]; rows: number };
+  /** Empties the slot pinned there, not through a symbolic link, if it can. */
+  emptySlot(path: string): void;
   /** Mounts bpffs, for all processes. */
   mountBpffs(directory: string): void;
   /**

@@ -196,14 +196,7 @@ function start(
   const pins =
     options.pin === undefined
       ? undefined
-      : preparePins(
-          options.pin,
-          {
-            mountBpffs: (directory) => mountBpffs(addon, directory),
-            lock: (directory) => lock(session, directory),
-          },
-          unfit !== undefined,
-        );
+      : preparePins(options.pin, forPins(addon, session), unfit !== undefined);
   // Counts that fell back to the raw hook when they were pinned stay with it.
   const fellBack =
     pins?.reuse === true && asked !== "raw" && isSame(pins.programs, programsFor("raw", options));
@@ -369,6 +362,12 @@ export function programsOf(tables: Tables): ProgramStats[] {
     );
 }
 
+const forPins = (addon: Addon, session: Session) => ({
+  mountBpffs: (path: string) => mountBpffs(addon, path),
+  lock: (path: string) => lock(session, path),
+  emptySlot: addon.emptySlot,
+});
+
 /**
  * Ends pinned counts, and returns the paths that were removed.
  *
@@ -376,10 +375,7 @@ export function programsOf(tables: Tables): ProgramStats[] {
  */
 export function unpinMeter(directory: string, log: (line: string) => void): string[] {
   const work = (session: Session, addon: Addon) => {
-    const removed = unpin(directory, {
-      mountBpffs: (path) => mountBpffs(addon, path),
-      lock: (path) => lock(session, path),
-    });
+    const removed = unpin(directory, forPins(addon, session));
     session.close();
     return removed;
   };

@@ -53,6 +53,7 @@ export interface Native {
   mountBpffs: MountBpffs;
   /** False where another process has the lock. */
   lock(directory: string): boolean;
+  emptySlot(path: string): void;
 }
 
 /** What is pinned does not fit this start, which can replace it. */
@@ -112,7 +113,7 @@ function prepare(
 ): Pins {
   const { top } = place;
   lock(top, native);
-  endReplacement(top);
+  endReplacement(top, native);
   const found = top.names();
   const old = found.filter((name) => name !== UNFINISHED);
   for (const name of old) {
@@ -125,7 +126,7 @@ function prepare(
     );
   }
   const replaced = replace ? withStocks(top, old, lastPinned) : undefined;
-  if (found.includes(UNFINISHED)) removeThese(top, [UNFINISHED]);
+  if (found.includes(UNFINISHED)) removeThese(top, [UNFINISHED], native);
   const reuse = !replace && found.includes(PIN_VERSION);
   let name = reuse ? PIN_VERSION : UNFINISHED;
   let discardable = !reuse;
@@ -162,7 +163,7 @@ function prepare(
         if (replaced) {
           rename(PIN_VERSION + NEW);
           discardable = false;
-          removeThese(top, old);
+          removeThese(top, old, native);
         }
         rename(PIN_VERSION);
       });
@@ -170,7 +171,7 @@ function prepare(
     discard() {
       if (discardable) {
         usable(top.path, () => {
-          remove(top, { directory: opened, name, pins: opened.names() });
+          remove(top, { directory: opened, name, pins: opened.names() }, native);
           if (made) rmdirSync(place.parent.at(place.name));
         });
       }
@@ -206,7 +207,7 @@ function removeAll({ parent, top, name }: Place, native: Native): string[] {
     );
   }
   lock(top, native, true);
-  const removed = removeThese(top, top.names());
+  const removed = removeThese(top, top.names(), native);
   if (parent.status().dev !== top.status().dev) return removed; // the bpffs itself
   rmdirSync(parent.at(name));
   return [...removed, top.path];
@@ -240,12 +241,12 @@ interface Stock {
 }
 
 /** Where a replacement was interrupted, what is new takes the place of all else. */
-function endReplacement(top: Directory): void {
+function endReplacement(top: Directory, native: Native): void {
   const names = top.names();
   const complete = names.find((name) => NAMES.test(name) && name.endsWith(NEW));
   if (complete === undefined) return;
   const rest = names.filter((name) => name !== complete);
-  removeThese(top, rest);
+  removeThese(top, rest, native);
   renameSync(top.at(complete), top.at(complete.slice(0, -NEW.length)));
 }
 
@@ -254,9 +255,9 @@ function endReplacement(top: Directory): void {
  *
  * @throws UserError where something there is not ours; nothing is removed then
  */
-function removeThese(top: Directory, names: readonly string[]): string[] {
+function removeThese(top: Directory, names: readonly string[], native: Native): string[] {
   const sorted = [...names].sort(); // UNFINISHED first: the others take its name
-  return withStocks(top, sorted, (stocks) => stocks.flatMap((stock) => remove(top, stock)));
+  return withStocks(top, sorted, (stocks) => stocks.flatMap((stock) => remove(top, stock, native)));
 }
 
 /** Does work on these directories; @throws UserError where something there is not ours. */
@@ -306,13 +307,16 @@ function takeStock(top: Directory, name: string): Stock {
 
 /**
  * Removes the pins that were found, and returns their paths. The links go first, so that
- * nothing half removed counts. The directory takes the name that the next start removes.
+ * nothing half removed counts. The slots are emptied, so that the kernel keeps none of them. The directory takes the name that the next start removes.
  */
-function remove(top: Directory, { directory, name, pins }: Stock): string[] {
+function remove(top: Directory, { directory, name, pins }: Stock, native: Native): string[] {
   if (name !== UNFINISHED) renameSync(top.at(name), top.at(UNFINISHED));
   const isLink = (pin: string) => Number(pin.startsWith("link_"));
   const sorted = pins.sort((a, b) => isLink(b) - isLink(a));
-  for (const pin of sorted) unlinkSync(directory.at(pin));
+  for (const pin of sorted) {
+    if (pin.startsWith("next_")) native.emptySlot(directory.at(pin));
+    unlinkSync(directory.at(pin));
+  }
   rmdirSync(top.at(UNFINISHED));
   return [...sorted.map((pin) => join(directory.path, pin)), directory.path];
 }

@@ -211,6 +211,7 @@ const METHODS = {
     fails: () => /^pinned$/,
     right: ({ flags, rows }) => areFlags(flags) && isU32(rows),
   },
+  emptySlot: { args: [text(PINS, "pins", "missing/file")] },
   mountBpffs: { args: [text("mounts", "file", "missing/file")], fails: () => /^mount$/ },
   userName: {
     args: [

@@ -17,6 +17,7 @@ import { loadedBy, result, SLOW_NAMES, STORM, sh, uniqueName, until } from "../s
 const {
   Session: NativeSession,
   Follower: NativeFollower,
+  emptySlot,
   findCounters,
   mountBpffs,
   pinned,
@@ -537,6 +538,7 @@ test("a string with a NUL is a TypeError, and never stands for what is before it
     () => newSession().lock("/\0"),
     () => mountBpffs("/nonexistent\0"),
     () => pinned("/nonexistent\0"),
+    () => emptySlot("/nonexistent\0"),
   ]) {
     expect(thrown(call)).toMatchObject(TYPE);
   }

@@ -19,6 +19,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { UserError } from "../../src/base/errors.ts";
+import { loadAddon } from "../../src/kernel/addon.ts";
 import { unpin as removeAll } from "../../src/kernel/pins.ts";
 import { projectPath } from "../support/files.ts";
 import { Installation } from "../support/installation.ts";
@@ -92,6 +93,7 @@ function failed([command = "", ...words]: string[], exitCode = 1): string {
   return stderr;
 }
 
+const dump = (path: string) => ["map", "dump", "pinned", path];
 const unpin = () => result(process.execPath, [CLI, "unpin", pins]);
 
 /** Everything below a directory, by path. */
@@ -197,6 +199,28 @@ test("only root can use the pins, and unpin removes and lists them", async () =>
   expect(again.stderr).toContain(`nothing is pinned in ${pins}`);
 });
 
+test("unpin empties each slot before its pin goes, and follows no symbolic link", async () => {
+  const meter = await start();
+  const elsewhere = mkdtempSync("/sys/fs/bpf/execve-counter-");
+  try {
+    for (const { id, name } of JSON.parse(sh(BPFTOOL, ["-j", "map", "list"]))) {
+      if (!loadedBy(meter.pid).map.includes(id) || !name?.startsWith("next_")) continue;
+      sh(BPFTOOL, ["map", "pin", "id", `${id}`, join(elsewhere, `${id}`)]);
+    }
+    const slots = contents(elsewhere).map((id) => join(elsewhere, id));
+    expect(slots).toHaveLength(6);
+    const full = () => slots.filter((slot) => /value/.test(sh(BPFTOOL, dump(slot))));
+    await meter.stop();
+    symlinkSync(slots[0] ?? "", join(elsewhere, "link"));
+    loadAddon().emptySlot(join(elsewhere, "link"));
+    expect(full()).toEqual(slots);
+    expect(unpin().status).toBe(0);
+    expect(full()).toEqual([]);
+  } finally {
+    sh("rm", ["-r", elsewhere]);
+  }
+});
+
 test("a second agent on the same pins is refused, and the first goes on", async () => {
   const meter = await start();
   expect(refused(...FLAGS)).toContain(`another execve-counter uses the pins in ${pins}`);
@@ -280,7 +304,11 @@ while True: libc.renameat2(-100, one, -100, other, 2) # RENAME_EXCHANGE`;
       mkdirSync(join(top, "v3"), { mode: 0o700 });
       symlinkSync(elsewhere, aside);
       try {
-        removeAll(top, { mountBpffs: () => undefined, lock: () => true });
+        removeAll(top, {
+          mountBpffs: () => undefined,
+          lock: () => true,
+          emptySlot: () => undefined,
+        });
         removed++;
       } catch (error) {
         expect(error).toBeInstanceOf(UserError);

@@ -61,12 +61,18 @@ export const MOUNT_TRACEFS =
   "{ mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; }";
 
 /** Polls until `check` returns something other than undefined or false. */
-export async function until<T>(what: string, check: () => T | Promise<T>, ms = 60_000) {
+export async function until<T>(
+  what: string | (() => string),
+  check: () => T | Promise<T>,
+  ms = 60_000,
+) {
   const deadline = performance.now() + ms;
   for (;;) {
     const value = await check();
     if (value !== undefined && value !== false) return value as Exclude<T, undefined | false>;
-    if (performance.now() > deadline) throw new Error(`waited ${ms} ms in vain: ${what}`);
+    if (performance.now() > deadline) {
+      throw new Error(`waited ${ms} ms in vain: ${typeof what === "string" ? what : what()}`);
+    }
     await sleep(20);
   }
 }
@@ -127,12 +133,15 @@ export function loadedBy(pid: number | "self"): Loaded {
 
 /** Waits until none of `loaded` is left; the kernel frees with a little delay. */
 export async function untilGone(loaded: Loaded): Promise<void> {
-  await until(`unloading of ${JSON.stringify(loaded)}`, () =>
-    (["prog", "map", "link"] as const).every((kind) => {
-      const left = bpftoolIds(kind);
-      return loaded[kind].every((id) => !left.has(id));
-    }),
-  );
+  let left: Loaded = loaded;
+  // The maps come last: bpftool opens each, which can disturb their release (see Pins::EmptySlot).
+  const look = () =>
+    (["link", "prog", "map"] as const).every((kind) => {
+      const all = bpftoolIds(kind);
+      left = { ...left, [kind]: loaded[kind].filter((id) => all.has(id)) };
+      return left[kind].length === 0;
+    });
+  await until(() => `unloading of ${JSON.stringify(left)}`, look);
 }
 
 export interface Counts {
