@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test test-unit fuzz test-vm package test-package check format bench soak pictures clean
+.PHONY: help deps packages build run test test-unit fuzz test-vm package test-package test-cluster check format bench soak pictures clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -23,7 +23,7 @@ RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
 	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
-	$(if $(filter test pictures,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
+	$(if $(filter test pictures test-cluster,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
 	$(if $(filter test test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl zsh fish) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
 	$(if $(filter pictures,$(MAKECMDGOALS)),aha pngquant) \
@@ -32,6 +32,7 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 		gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross)) \
 	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
+	$(if $(filter test-cluster,$(MAKECMDGOALS)),$(BPFTOOL) debian-archive-keyring iproute2 openssl util-linux) \
 	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools prometheus-node-exporter)
 
 # With INSTALL=no, which npm's scripts set, nothing is installed or fetched: make names
@@ -79,6 +80,7 @@ help:
 	@echo 'make test-vm  boot other kernels, and systemd, and test what is exact there (KERNELS=bullseye,sid-full: these only)'
 	@echo 'make package  make the npm package, with addons for x64 and arm64, in build/'
 	@echo 'make test-package  the same, and try it in fresh Debian systems with other versions of Node.js'
+	@echo 'make test-cluster  run a real Kubernetes, made once in ten minutes or so, and test what is meant for it'
 	@echo 'make deps   install what is missing (INSTALL=no, with any target: name it, and stop)'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types, architecture, and what the docs name'
@@ -123,6 +125,11 @@ package: build $(PREBUILDS)
 
 test-package: package $(TOOLS)/storm $(TOOLS)/tiny
 	$(call as_root,$(NODE) $(VITEST) --project package)
+
+test-cluster: build $(TOOLS)/storm
+	$(note) CLUSTER 'Kubernetes (made once, in ten minutes or so)'
+	$(call as_root,test/cluster/build.sh >/dev/null)
+	$(call as_root,$(NODE) $(VITEST) --project cluster)
 
 check: build
 	$(note) CHECK 'formatter and linter'

@@ -33,6 +33,18 @@ export default defineConfig({
       {
         root,
         test: {
+          name: "cluster",
+          include: ["test/cluster/*.test.ts"],
+          globalSetup: "test/support/need-root.ts",
+          // One kernel for all: one test at a time.
+          fileParallelism: false,
+          testTimeout: 300_000,
+          hookTimeout: 600_000,
+        },
+      },
+      {
+        root,
+        test: {
           name: "pictures",
           include: ["test/pictures/*.test.ts"],
           globalSetup: "test/support/need-root.ts",
