@@ -85,7 +85,7 @@ help:
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types, architecture, and what the docs name'
 	@echo 'make format format the sources'
-	@echo 'make bench  measure'
+	@echo 'make bench  measure (ONLY=idle,startTime: these parts only)'
 	@echo 'make soak   count under load for half an hour, and show what is lost or grows (MINUTES=60: longer)'
 	@echo 'make pictures  draw the pictures of docs/ and README.md anew, from three minutes of load'
 	@echo 'make clean  remove what was built'

@@ -678,17 +678,24 @@ function callsPerRead() {
 }
 
 console.log(`${release()}, ${cpus().length} CPUs, Node ${process.version}; median (quartiles)\n`);
-await nsPerRun();
-await nsOfFailures();
-await nsPerStart();
-lost();
-await stormRate();
-await startTime();
-await memory();
-await readTime();
-await scrapesAtScale();
-await besideNodeExporter();
-await idle();
-await pageCost();
-callsPerRead();
-await topTime();
+const PARTS = {
+  nsPerRun,
+  nsOfFailures,
+  nsPerStart,
+  lost,
+  stormRate,
+  startTime,
+  memory,
+  readTime,
+  scrapesAtScale,
+  besideNodeExporter,
+  idle,
+  pageCost,
+  callsPerRead,
+  topTime,
+};
+const only = process.env.ONLY?.split(",") ?? Object.keys(PARTS);
+for (const name of only) {
+  if (!PARTS[name]) throw new Error(`no part ${name}: ${Object.keys(PARTS).join()}`);
+  await PARTS[name]();
+}
