@@ -5,11 +5,13 @@
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <string_view>
 #include <utility>
@@ -38,6 +40,23 @@ void EnsureDescriptors() {
   }
 }
 
+// Holds signals back from this thread: the verifier ends with EAGAIN where one is pending, and
+// a profiler sends one each millisecond. See bpf_verifier.c in the kernel.
+class Uninterrupted {
+ public:
+  Uninterrupted() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before_);
+  }
+  ~Uninterrupted() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  Uninterrupted(const Uninterrupted&) = delete;
+  Uninterrupted& operator=(const Uninterrupted&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 }  // namespace
 
 Session::Session(Object object) : object_(std::move(object)) {}
@@ -49,7 +68,10 @@ void Session::Load(const Plan& plan) {
   Choose();
   Configure();
   if (plan.reuse) Reuse();
-  const int error = bpf_object__load(object_.get());
+  const int error = [&] {
+    const Uninterrupted load;
+    return bpf_object__load(object_.get());
+  }();
   if (error) throw Failure(Step::kLoad, -error);
   if (!plan.reuse) Seed();
   if (plan.pins && !plan.reuse) PinAll();

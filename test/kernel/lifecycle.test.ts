@@ -1,9 +1,12 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { Session } from "node:inspector";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
-import { describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { run } from "../../src/agent/agent.ts";
 import { type MeterOptions, openOwnMeter } from "../../src/kernel/meter.ts";
 import { projectPath } from "../support/files.ts";
@@ -122,20 +125,30 @@ describe("when npx is stopped, what it started stops too", () => {
       }
     });
 
+  // npx keeps what it runs in its cache; killed while it puts it there, it leaves half of it, and
+  // the next one fails. So this one has a cache of its own, which is complete.
+  const cache = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  const env = { ...process.env, npm_config_cache: cache };
+  const npx = (...args: string[]) =>
+    spawn("npx", ["execve-counter", ...args], { cwd: projectPath("."), stdio: "ignore", env });
+  beforeAll(async () => {
+    expect(await once(npx("--version"), "exit")).toEqual([0, null]);
+  });
+  afterAll(() => rmSync(cache, { recursive: true }));
+
   // Some of these moments fall before the meter runs, some while it starts.
   test.each([300, 400, 500, 600, 700, "serving"])("at %s", async (when) => {
     const address = `127.0.0.1:${await freePort()}`;
-    const child = spawn("npx", ["execve-counter", "--web.listen-address", address], {
-      cwd: projectPath("."),
-      stdio: "ignore",
-    });
+    const child = npx("--web.listen-address", address);
+    const end = once(child, "exit");
     try {
       if (typeof when === "number") await sleep(when);
       // An npx that was killed leaves a lock, which the next one waits for: for a minute.
       else
         await until("HTTP", () => fetch(`http://${address}/healthz`).catch(() => false), 200_000);
+      expect(child.exitCode).toBe(null);
       child.kill("SIGTERM");
-      await once(child, "exit");
+      await end;
       await until("the end of the meter", () => meters(address).length === 0);
     } finally {
       child.kill("SIGKILL");
@@ -182,6 +195,19 @@ test("a start that fails half-way leaves nothing loaded in the process", () => {
   const watch = Array.from({ length: 4095 }, (_, i) => `${i}`);
   expect(() => openOwnMeter({ ...OPTIONS, watch })).toThrow("no room");
   expect(sizes(loadedBy("self"))).toEqual({ prog: 0, map: 0, link: 0 });
+});
+
+test("a profiler, whose signals interrupt system calls, does not hinder a start", () => {
+  const profiler = new Session();
+  profiler.connect();
+  try {
+    profiler.post("Profiler.enable");
+    profiler.post("Profiler.setSamplingInterval", { interval: 200 });
+    profiler.post("Profiler.start");
+    openOwnMeter(OPTIONS).close();
+  } finally {
+    profiler.disconnect();
+  }
 });
 
 test("100 starts and stops leak no file descriptor", async () => {
