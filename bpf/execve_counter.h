@@ -35,6 +35,12 @@
 #define COMM_SIZE        16
 
 /*
+ * Is there where a file is the whole watch list: then no other process edits it. The kernel
+ * never looks for it.
+ */
+#define KEY_WATCH_FILE "watch_file"
+
+/*
  * Map `execs`: a hash of counters of execs, that is, of calls that succeeded and
  * replaced the program.
  *

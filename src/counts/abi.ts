@@ -15,10 +15,6 @@ export const PIN_VERSION = "v3";
 export const EXECVE_KEY = "execve_counter";
 export const EXECVEAT_KEY = "execveat_counter";
 const WATCH_PREFIX = "comm:";
-/**
- * Is there where a file is the whole watch list: then no other process edits it. The kernel
- * never looks for this key.
- */
 export const WATCH_FILE_KEY = "watch_file";
 
 /** The kernel keeps this many bytes of a command's name: TASK_COMM_LEN - 1. */

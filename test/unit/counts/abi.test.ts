@@ -10,6 +10,7 @@ import {
   OWNERS_MAP,
   PIN_VERSION,
   STATE_MAP,
+  WATCH_FILE_KEY,
   watchedName,
   watchKey,
 } from "../../../src/counts/abi.ts";
@@ -28,6 +29,7 @@ test("the keys are those of the ABI header", () => {
   expect(define("OWNERS_MAP")).toBe(OWNERS_MAP);
   expect(define("KEY_EXECVE")).toBe(EXECVE_KEY);
   expect(define("KEY_EXECVEAT")).toBe(EXECVEAT_KEY);
+  expect(WATCH_FILE_KEY).toBe(define("KEY_WATCH_FILE"));
   expect(watchKey("")).toBe(define("KEY_WATCH_PREFIX"));
   expect(Number(define("COMM_SIZE")) - 1).toBe(MAX_COMMAND_BYTES);
   expect(watchKey("x".repeat(MAX_COMMAND_BYTES)).length).toBeLessThan(Number(define("KEY_SIZE")));
