@@ -11,6 +11,7 @@ import {
   type Attempts,
   type Meter as KernelMeter,
   noticesOf,
+  type OwnMeter,
   openOwnMeter,
 } from "./kernel/meter.ts";
 import { read } from "./kernel/reader.ts";
@@ -41,6 +42,8 @@ export interface MeterOptions {
   maxSeries?: number;
   /** A directory in bpffs to pin everything in, to keep counting when this process ends. */
   pin?: string;
+  /** Whether to begin anew where what is pinned there does not fit; false by default. */
+  pinReplace?: boolean;
   /** Names of commands to count one by one, of at most 15 bytes. */
   watch?: readonly string[];
   /** Receives libbpf's messages, a line each. */
@@ -69,6 +72,12 @@ export interface Meter {
   read(): Snapshot;
   /** Counts these commands one by one too, from 0; one that is watched already keeps its count. */
   watch(...names: string[]): Promise<void>;
+  /**
+   * Makes room: rows of containers and units that ended so many milliseconds ago count as retired
+   * from then on. Returns how many rows that were. Call it now and then, on a meter of your own;
+   * @throws Error where it is another's, UserError where the kernel refuses
+   */
+  retire(after: number): number;
   /** Stops watching these commands; rejects with a UserError where one is not watched. */
   unwatch(...names: string[]): Promise<void>;
   /**
@@ -78,7 +87,7 @@ export interface Meter {
   close(): void;
 }
 
-const OPTIONS = ["attempts", "by", "failures", "maxSeries", "pin", "watch", "log"];
+const OPTIONS = ["attempts", "by", "failures", "maxSeries", "pin", "pinReplace", "watch", "log"];
 const ATTEMPTS: readonly unknown[] = ["tracepoint", "raw", "off"] satisfies Attempts[];
 
 /**
@@ -97,7 +106,8 @@ export function openMeter(options: MeterOptions | RunningMeterOptions = {}): Met
     return opened(openRunningMeter(chooseMeter(findMeters(), map), log), [], log);
   }
   requireKnown(options, OPTIONS);
-  const { attempts = "tracepoint", by = [], failures = false, maxSeries = 1024, pin } = options;
+  const { attempts = "tracepoint", by = [], failures = false, maxSeries = 1024 } = options;
+  const { pin, pinReplace = false } = options;
   if (!ATTEMPTS.includes(attempts)) {
     throw wrong("attempts", attempts, `give any of ${ATTEMPTS.join(", ")}`);
   }
@@ -105,12 +115,21 @@ export function openMeter(options: MeterOptions | RunningMeterOptions = {}): Met
   if (pin !== undefined && (typeof pin !== "string" || pin === "")) {
     throw wrong("pin", pin, "give a directory, or leave it out");
   }
+  if (typeof pinReplace !== "boolean" || (pinReplace && pin === undefined)) {
+    throw wrong("pinReplace", pinReplace, "give true or false, and true only with pin");
+  }
   const meter = openOwnMeter({
-    ...{ attempts, failures, pin, log },
+    ...{ attempts, failures, pin, pinReplace, log },
     by: requireLabels("by", requireStrings("by", by)),
     maxSeries: requireRows("maxSeries", maxSeries),
     watch: requireStrings("watch", options.watch ?? []).map(requireName),
   });
+  try {
+    if (meter.replaces) meter.replace();
+  } catch (error) {
+    meter.discard();
+    throw error;
+  }
   return opened(meter, noticesOf(meter), log);
 }
 
@@ -125,7 +144,7 @@ function requireKnown(options: object, known: readonly string[]): void {
 }
 
 function opened(
-  meter: KernelMeter & { ended?: boolean },
+  meter: KernelMeter & Partial<OwnMeter> & { ended?: boolean },
   notices: readonly string[],
   log: (line: string) => void,
 ): Meter {
@@ -146,6 +165,13 @@ function opened(
     },
     read: () => whileOpen(() => read(meter)),
     watch: async (...given) => whileOpen(() => add(names(given), map, all)),
+    retire: (after) =>
+      whileOpen(() => {
+        if (!meter.retire || !meter.bootTime) throw new Error("another process runs this meter");
+        if (!(after >= 0)) throw wrong("after", after, "give milliseconds, 0 or more");
+        // The clock's milliseconds are whole: what ended in this one has ended 0 ago.
+        return meter.retire(Math.max(0, meter.bootTime() + 1 - after));
+      }),
     unwatch: async (...given) => whileOpen(() => remove(names(given), map, all)),
     close() {
       if (open) meter.close();

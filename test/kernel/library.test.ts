@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { projectPath } from "../support/files.ts";
+import { Groups } from "../support/groups.ts";
 import { Installation } from "../support/installation.ts";
 import {
   CLI,
@@ -79,6 +80,50 @@ test("a start that finds damaged pins leaves no descriptor open", () => {
   for (let i = 0; i < 10; i++) expect(() => openMeter({ pin })).toThrow("is damaged");
   expect(open()).toBe(before);
   sh(process.execPath, [CLI, "unpin", pin]);
+});
+
+test("what is pinned with other options is replaced only where that is asked for", () => {
+  const pin = `/sys/fs/bpf/${uniqueName()}`;
+  try {
+    openMeter({ pin, watch: [name] }).close();
+    run(3);
+    expect(() => openMeter({ pin, failures: true })).toThrow("this start asks for --failures");
+    const again = openMeter({ pin, watch: [name] });
+    expect(again.read().watched.get(name)).toBe(3n);
+    again.close();
+    const anew = openMeter({ pin, failures: true, watch: [name], pinReplace: true });
+    run(2);
+    expect(anew.read().watched.get(name)).toBe(2n);
+    anew.close();
+  } finally {
+    sh("rm", ["-rf", pin]);
+  }
+});
+
+test("rows of a container that has ended retire when it says so", () => {
+  const groups = new Groups();
+  const meter = openMeter({ by: ["command", "container"] });
+  const container = "c3".padEnd(64, "0");
+  const counts = () =>
+    meter.read().execsBy.filter(({ labels }) => labels.container === container).length;
+  try {
+    groups.run(groups.program(name), 3, container);
+    groups.end(container);
+    expect(meter.retire(60_000)).toBe(0);
+    expect(counts()).toBe(1);
+    expect(() => meter.retire(-1)).toThrow(UserError);
+    expect(meter.retire(0)).toBeGreaterThanOrEqual(1);
+    expect(counts()).toBe(0);
+    expect(meter.read().execsBy.find(({ of }) => of === "retired")?.count).toBeGreaterThanOrEqual(
+      3n,
+    );
+    const reader = openMeter({ map: meter.map });
+    expect(() => reader.retire(0)).toThrow("another process runs this meter");
+    reader.close();
+  } finally {
+    meter.close();
+    groups.remove();
+  }
 });
 
 test("a hook that was not asked for is in its notices", () => {
