@@ -1,5 +1,6 @@
 /** What the agent answers over HTTP, path by path. */
 import { hostname } from "node:os";
+import { listDigest } from "../base/digest.ts";
 import { toJson } from "../base/json.ts";
 import type { Log } from "../base/log.ts";
 import { visible } from "../base/text.ts";
@@ -77,7 +78,12 @@ export async function startWeb(
   });
   const json = (make: (snapshot: Snapshot, query: string) => object) =>
     withSnapshot([JSON_TYPE], (snapshot, _, query) => `${toJson(make(snapshot, query))}\n`);
-  const status = json(statuses(VERSION, hostname(), () => source.fallen));
+  const statusOf = statuses(VERSION, hostname(), () => source.fallen);
+  const status = json((snapshot, query) => ({
+    ...statusOf(snapshot, query),
+    // By which an operator sees that a list has arrived.
+    watch_list: listDigest(snapshot.watched.keys()),
+  }));
   const { html, policy } = readPage(options.telemetryPath);
   const healthy: Page = { types: [TEXT], make: () => ({ body: "healthy\n" }) };
   const ready = withSnapshot([TEXT], () => "ready\n");

@@ -61,6 +61,8 @@ interface Flags {
 
 const PIN_DIRECTORY = "/sys/fs/bpf/execve-counter";
 const DEFAULT_ADDRESS = "127.0.0.1:11059";
+const OPERATOR_ADDRESS = "127.0.0.1:11060";
+const OPERATOR_ADDRESSES = [parseListenAddress(OPERATOR_ADDRESS)];
 const DEFAULT_ADDRESSES = [parseListenAddress(DEFAULT_ADDRESS)];
 
 function by(): Option {
@@ -365,6 +367,60 @@ program
     const removed = unpinMeter(directory, log.debug);
     if (removed.length === 0) log.info(`nothing is pinned in ${directory}`);
     await print(removed.map((path) => `removed ${path}`));
+  });
+
+interface OperatorFlags {
+  kubeconfig?: string;
+  "web.listenAddress": readonly Address[];
+  "log.level": Level;
+}
+
+function kubeconfig(): Option {
+  return new Option(
+    "--kubeconfig <file>",
+    "how to reach the cluster; by default as kubectl does, or as the pod's service account",
+  );
+}
+
+const operatorCommand = program
+  .command("operator")
+  .description("run the meter on the nodes of a Kubernetes cluster, as ExecveCounter resources say")
+  .helpOption("-h, --help", "print this help")
+  .helpCommand(false)
+  .addOption(kubeconfig())
+  .addOption(
+    new Option("--web.listen-address <host:port>", "where to serve metrics and health; repeatable")
+      .default(OPERATOR_ADDRESSES, OPERATOR_ADDRESS)
+      .argParser((text, before: readonly Address[]) => [
+        ...(before === OPERATOR_ADDRESSES ? [] : before),
+        parseListenAddress(text),
+      ]),
+  )
+  .addOption(
+    new Option("--log.level <level>", "what to say on stderr").choices(LEVELS).default("info"),
+  )
+  .action(async (flags: OperatorFlags) => {
+    const { operate } = await import("../operator/operator.ts");
+    const { kubeconfig, "web.listenAddress": addresses, "log.level": logLevel } = flags;
+    await operate({ ...(kubeconfig ? { kubeconfig } : {}), addresses, logLevel }, stopSignal());
+  });
+
+operatorCommand
+  .command("nodes")
+  .description("print which nodes count, and why the others do not")
+  .helpOption("-h, --help", "print this help")
+  .addOption(kubeconfig())
+  .addOption(
+    new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
+  )
+  .action(async (_: object, command: Command) => {
+    const { nodeRows, nodeTable } = await import("../operator/table.ts");
+    const { kubeconfig, output } = command.optsWithGlobals<{
+      kubeconfig?: string;
+      output: Format;
+    }>();
+    const rows = await nodeRows(kubeconfig);
+    await print(output === "json" ? [toJson(rows)] : nodeTable(rows));
   });
 
 program.addHelpText("after", () => `\n${runCommand.helpInformation()}`);

@@ -15,6 +15,7 @@ const PAGES = [
 
 /** Flags of other programs that the pages name. */
 const FOREIGN_FLAGS = {
+  "--all": "kubectl",
   "--build-arg": "podman",
   "--global": "npm",
   "--heap-growing-percent": "V8",
@@ -23,6 +24,7 @@ const FOREIGN_FLAGS = {
   "--no-opt": "V8",
   "--now": "systemctl",
   "--provenance": "npm",
+  "--target": "podman",
   "--semi-space-growth-factor": "V8",
 };
 
@@ -32,6 +34,7 @@ const COMMANDS = new Map(
   [
     ...[[], ["run"], ["top"], ["stat"], ["doctor"], ["unpin"]],
     ...[["watch"], ["watch", "list"], ["watch", "add"], ["watch", "remove"]],
+    ...[["operator"], ["operator", "nodes"]],
   ].map((command) => [command.join(" "), help(...command)]),
 );
 const FLAGS = new Set(
@@ -47,6 +50,7 @@ const all = (text: string, pattern: RegExp) =>
   [...text.matchAll(pattern)].map(([, name = ""]) => name);
 const METRICS = new Set([
   ...all(GOLDEN, /^# TYPE (\S+)/gm),
+  ...all(readProjectFile("src/operator/metrics.ts"), /"(execve_counter_operator_\w+)"/g),
   ...all(RULES, /^ +- record: (\S+)$/gm),
 ]);
 const ALERTS = new Set(all(RULES, /^ +- alert: (\S+)$/gm));
@@ -100,7 +104,8 @@ function misspelt(page: string, text: string): string[] {
     }
     for (const words of all(piece, /(?:^|[ /])(?:execve-counter|cli\.js) ([a-z]+(?: [a-z]+)?)/g)) {
       const [first = ""] = words.split(" ");
-      expectEach([first === "watch" ? words : first], (command) => COMMANDS.has(command));
+      const nested = ["watch", "operator"].includes(first);
+      expectEach([nested ? words : first], (command) => COMMANDS.has(command));
     }
   }
   if (page.endsWith(".md")) {

@@ -1,20 +1,12 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import {
-  type IPodMonitor,
-  PodMonitor,
-} from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
-import { DaemonSet } from "kubernetes-models/apps/v1/DaemonSet";
-import {
-  type INetworkPolicy,
-  NetworkPolicy,
-} from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
-import { type INamespace, Namespace } from "kubernetes-models/v1/Namespace";
+import type { IPodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
+import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
+import type { INamespace } from "kubernetes-models/v1/Namespace";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
 import { FIXED_PATHS } from "../../../src/agent/routes.ts";
 import { VERSION } from "../../../src/base/version.ts";
-import { projectPath, readProjectFile } from "../../support/files.ts";
+import { readProjectFile } from "../../support/files.ts";
+import { complaints } from "../../support/manifests.ts";
 import { CLI, result } from "../../support/meter.ts";
 import { container, daemonSet } from "../../support/pod.ts";
 
@@ -24,63 +16,17 @@ const policy: INetworkPolicy = read("networkpolicy.yaml");
 const podMonitor: IPodMonitor = read("podmonitor.yaml");
 const docs = readProjectFile("docs/kubernetes.md");
 
-const MODELS = {
-  Namespace: [Namespace, "kubernetes-models/v1/Namespace"],
-  DaemonSet: [DaemonSet, "kubernetes-models/apps/v1/DaemonSet"],
-  NetworkPolicy: [NetworkPolicy, "kubernetes-models/networking.k8s.io/v1/NetworkPolicy"],
-  PodMonitor: [
-    PodMonitor,
-    "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor",
-  ],
-} as const;
-type Manifest = { kind: keyof typeof MODELS };
-
-/**
- * What the API's schemas have against each of the manifests: its fields' names by the
- * compiler, because a schema allows fields that it does not know, and their values by the
- * schema.
- */
-function complaints(manifests: object[]): string[] {
-  const directory = mkdtempSync(projectPath("build/manifests-"));
-  const files = (manifests as Manifest[]).map((manifest, i) => {
-    const [, module] = MODELS[manifest.kind];
-    const type = `import type { I${manifest.kind} } from ${JSON.stringify(module)};\n`;
-    const text = `${type}export const manifest: I${manifest.kind} = ${JSON.stringify(manifest)};\n`;
-    writeFileSync(join(directory, `${i}.ts`), text);
-    return `${i}.ts`;
-  });
-  const compilerOptions = {
-    ...{ noEmit: true, strict: true, skipLibCheck: true, types: [] },
-    ...{ module: "esnext", moduleResolution: "bundler" },
-  };
-  writeFileSync(join(directory, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
-  const { stdout } = result(projectPath("node_modules/.bin/tsc"), ["--pretty", "false"], {
-    cwd: directory,
-  });
-  rmSync(directory, { recursive: true });
-  return (manifests as Manifest[]).map((manifest, i) => {
-    const names = stdout.split("\n").filter((line) => line.startsWith(`${i}.ts(`));
-    const [Model] = MODELS[manifest.kind];
-    try {
-      new (Model as new (data: object) => { validate(): void })(manifest).validate();
-    } catch (error) {
-      names.push((error as Error).message);
-    }
-    return names.join("\n");
-  });
-}
-
-test("the manifests are what the API's schemas say", () => {
-  expect(complaints([namespace, daemonSet, policy, podMonitor])).toEqual(["", "", "", ""]);
+test("the manifests are what the API's schemas say", async () => {
+  expect(await complaints([namespace, daemonSet, policy, podMonitor])).toEqual(["", "", "", ""]);
 });
 
-test("a name, a type or a value that is wrong would be found", () => {
+test("a name, a type or a value that is wrong would be found", async () => {
   const wrong = <T extends object>(manifest: T, from: string, to: string): T => {
     const text = JSON.stringify(manifest);
     expect(text.split(from)).toHaveLength(2);
     return JSON.parse(text.replace(from, to));
   };
-  const found = complaints([
+  const found = await complaints([
     wrong(daemonSet, '"readOnlyRootFilesystem"', '"readOnlyRootFileSystem"'),
     wrong(daemonSet, '"containerPort":11059', '"containerPort":"11059"'),
     wrong(daemonSet, '"256Mi"', '"256MiB"'),

@@ -1,0 +1,481 @@
+/** Brings what there is of a resource to what it should be, and says in its status how it is. */
+import { type Api, ApiError, isConflict, isMissing, MERGE, pathOf, pluralOf } from "./api.ts";
+import type { Cache } from "./cache.ts";
+import { keyOf } from "./cache.ts";
+import {
+  type Child,
+  COMPONENT_LABEL,
+  type Component,
+  childrenOf,
+  DIGEST_ANNOTATION,
+  daemonSetName,
+  holds,
+  INSTANCE_LABEL,
+  placesOf,
+  surplusOf,
+  unpinOf,
+} from "./children.ts";
+import { type Answer, classify, matches, type Verdict } from "./nodes.ts";
+import { API_VERSION, GROUP, PLURAL, type Resource, type Status } from "./resource.ts";
+import { conditionOf, type Said, sameStatus, statusOf } from "./status.ts";
+import type { DaemonSet, KubernetesObject, Node, Pod } from "./types.ts";
+
+export const FINALIZER = `${GROUP}/unpin`;
+/** Milliseconds that the agents have to end, and those that unpin has on every node. */
+export const END_MS = 60_000;
+export const UNPIN_MS = 120_000;
+/** Milliseconds between two writes of a status, and between two looks while something changes. */
+const STATUS_MS = 1000;
+const LOOK_MS = 5000;
+const WAIT_MS = 1000;
+/** How many nodes an event names. */
+const NAMED = 10;
+
+export interface World {
+  readonly resources: Cache<Resource>;
+  readonly nodes: Cache<Node>;
+  readonly pods: Cache<Pod>;
+  /** Of each kind of child, by "apps/v1 DaemonSet"; those of Prometheus only where it has them. */
+  readonly children: Map<string, Cache<KubernetesObject>>;
+  /** The operator's namespace. */
+  readonly namespace: string;
+  /** What the agent of a pod answered last. */
+  answerOf(pod: Pod): Answer | "silent" | undefined;
+  /** The digest of a watch list. */
+  digestOf(resource: Resource): string;
+}
+
+export type Tell = (
+  resource: Resource,
+  type: "Normal" | "Warning",
+  reason: string,
+  message: string,
+) => void;
+
+const kindOf = ({ apiVersion, kind }: Child) => `${apiVersion} ${kind}`;
+const pathTo = ({ apiVersion, kind, metadata }: Child) =>
+  pathOf(apiVersion, pluralOf(kind), metadata.namespace, metadata.name);
+/** Changes with what an object should be, where its kind tells that from how it is. */
+const editionOf = ({ metadata: { uid, generation, resourceVersion } }: KubernetesObject) =>
+  `${uid} ${generation ?? resourceVersion}`;
+const isReady = ({ status }: Node) =>
+  status?.conditions?.some((each) => each.type === "Ready" && each.status === "True") === true;
+
+export class Reconciler {
+  readonly #api: Api;
+  readonly #world: World;
+  readonly #tell: Tell;
+  readonly #signal: AbortSignal;
+  /** The last status that was written, and when: the cache may not have it yet. */
+  readonly #written = new Map<string, { status: Status; at: number }>();
+  /** Since when a node has had no pod, by resource and node. */
+  readonly #missing = new Map<string, Map<string, number>>();
+  /** What became of each object that was applied last, by its path. */
+  readonly #settled = new Map<string, string>();
+  /** Why pods are refused, and when that was asked. */
+  readonly #refusals = new Map<string, { message: string | undefined; at: number }>();
+  /** The verdicts of the last look, by resource. */
+  readonly verdicts = new Map<string, readonly Verdict[]>();
+  /** How many objects were applied and deleted. */
+  writes = 0;
+
+  /** @param signal ends every write that is under way: once another operator may lead */
+  constructor(api: Api, world: World, tell: Tell, signal: AbortSignal) {
+    this.#api = api;
+    this.#world = world;
+    this.#tell = tell;
+    this.#signal = signal;
+  }
+
+  /** Works on a resource; returns after how many ms it wants to look again. */
+  async reconcile(key: string): Promise<number | undefined> {
+    const resource = this.#world.resources.get(key);
+    if (!resource) {
+      for (const map of [this.#missing, this.#refusals, this.verdicts]) map.delete(key);
+      return undefined;
+    }
+    if (resource.metadata.deletionTimestamp) return this.#finalize(resource);
+    const { paused } = resource.spec;
+    if (!paused) await this.#addFinalizer(resource);
+
+    const conflicts: string[] = [];
+    let failed: unknown;
+    if (!paused) {
+      const children = childrenOf(resource, this.#around(resource));
+      for (const child of children) {
+        try {
+          if (!(await this.#apply(resource, child)))
+            conflicts.push(`${child.kind} ${child.metadata.name}`);
+        } catch (error) {
+          // What the API server refuses is said; the rest need not suffer from it.
+          if (!(error instanceof ApiError)) throw error;
+          failed ??= error;
+        }
+      }
+      await this.#prune(resource, children);
+      if (conflicts.length > 0) {
+        this.#tell(resource, "Warning", "Conflict", `others have ${conflicts.join(", ")}`);
+      }
+    }
+    const verdicts = await this.#look(resource);
+    const status = statusOf(
+      {
+        ...{ resource, verdicts, conflicts, now: new Date() },
+        daemonSets: this.#daemonSets(resource),
+        failure: failed
+          ? `${(failed as Error).message}; to do: correct the spec, or see the operator's log`
+          : undefined,
+        monitoring: this.#monitoring(resource),
+        watchList: this.#watchList(resource),
+      },
+      this.#before(resource),
+    );
+    const wait = await this.#write(resource, status);
+    if (failed) throw failed;
+    if (wait !== undefined) return wait;
+    return conflicts.length > 0 || (status.nodes?.starting ?? 0) > 0 ? LOOK_MS : undefined;
+  }
+
+  #around(resource: Resource) {
+    const { children, namespace, resources } = this.#world;
+    // The rules are the same for all: those of the oldest resource that wants them are enough.
+    const [oldest] = [...resources.values()]
+      .filter(
+        ({ metadata, spec }) => !metadata.deletionTimestamp && spec.monitoring.mode === "Auto",
+      )
+      .sort((a, b) => ageOf(a).localeCompare(ageOf(b)));
+    return {
+      namespace,
+      podMonitors: children.has("monitoring.coreos.com/v1 PodMonitor"),
+      rules:
+        children.has("monitoring.coreos.com/v1 PrometheusRule") &&
+        oldest?.metadata.uid === resource.metadata.uid,
+    };
+  }
+
+  /** @returns whether it is as it should be; false where another's object has the name */
+  async #apply(resource: Resource, child: Child): Promise<boolean> {
+    const { uid } = resource.metadata;
+    const owned = (object: KubernetesObject) =>
+      object.metadata.ownerReferences?.some((owner) => owner.uid === uid) === true;
+    const digest = child.metadata.annotations?.[DIGEST_ANNOTATION];
+    const same = (object: KubernetesObject) =>
+      owned(object) &&
+      object.metadata.annotations?.[DIGEST_ANNOTATION] === digest &&
+      (holds(object, child) || this.#settled.get(path) === `${digest} ${editionOf(object)}`);
+    const path = pathTo(child);
+    const cached = this.#world.children.get(kindOf(child))?.get(keyOf(child));
+    if (cached && same(cached)) return true;
+    // The cache has only what has the operator's label, and may be late.
+    const there = await this.#get(path);
+    if (there && !owned(there)) return false;
+    if (there && same(there)) return true;
+    // By its uid: what comes in its place meanwhile is not taken.
+    const metadata = there?.metadata.uid
+      ? { ...child.metadata, uid: there.metadata.uid }
+      : child.metadata;
+    this.writes++;
+    let result: KubernetesObject = await this.#api.apply(
+      path,
+      { ...child, metadata },
+      this.#signal,
+    );
+    const surplus = surplusOf(result, child);
+    if (surplus) {
+      const options = { body: surplus, type: MERGE, signal: this.#signal };
+      result = await this.#api.request("PATCH", path, options);
+    }
+    // What the API server writes in its own way is not applied again and again.
+    this.#settled.set(path, `${digest} ${editionOf(result)}`);
+    return true;
+  }
+
+  async #get(path: string): Promise<KubernetesObject | undefined> {
+    try {
+      return await this.#api.request("GET", path, { signal: this.#signal });
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /** Deletes what is the resource's own, but not one of its children any more. */
+  async #prune(resource: Resource, wanted: readonly Child[]): Promise<void> {
+    const keys = new Set(wanted.map((child) => `${kindOf(child)} ${keyOf(child)}`));
+    for (const [kind, cache] of this.#world.children) {
+      for (const object of cache.values()) {
+        if (keys.has(`${kind} ${keyOf(object)}`)) continue;
+        const { ownerReferences, deletionTimestamp } = object.metadata;
+        const owned = ownerReferences?.some(({ uid }) => uid === resource.metadata.uid);
+        if (owned && !deletionTimestamp) await this.#delete(kind, object);
+      }
+    }
+  }
+
+  async #delete(kind: string, { metadata }: KubernetesObject): Promise<void> {
+    const [apiVersion = "", name = ""] = kind.split(" ");
+    const path = pathOf(apiVersion, pluralOf(name), metadata.namespace, metadata.name);
+    const body = { preconditions: { uid: metadata.uid }, propagationPolicy: "Background" };
+    this.writes++;
+    await this.#api.request("DELETE", path, { body, signal: this.#signal }).catch((error) => {
+      if (!isMissing(error) && !isConflict(error)) throw error;
+    });
+  }
+
+  #daemonSets(resource: Resource, ...components: Component[]): DaemonSet[] {
+    const cache = this.#world.children.get("apps/v1 DaemonSet");
+    const of = components.length > 0 ? components : (["meter", "canary"] as const);
+    return of.flatMap((component) => {
+      const name = daemonSetName(resource, component);
+      const found = cache?.get(`${resource.metadata.namespace}/${name}`) as DaemonSet | undefined;
+      return found?.metadata.ownerReferences?.some(({ uid }) => uid === resource.metadata.uid)
+        ? [found]
+        : [];
+    });
+  }
+
+  /** The pods of each node, of a resource or of all others. */
+  #podsByNode(resource: Resource): { own: Map<string, Pod[]>; others: Map<string, string> } {
+    const own = new Map<string, Pod[]>();
+    const others = new Map<string, string>();
+    const { namespace, name } = resource.metadata;
+    for (const pod of this.#world.pods.values()) {
+      const node = nodeOf(pod);
+      const { labels = {}, deletionTimestamp } = pod.metadata;
+      if (!node || deletionTimestamp || labels[COMPONENT_LABEL] === "unpin") continue;
+      if (pod.metadata.namespace === namespace && labels[INSTANCE_LABEL] === name) {
+        own.set(node, [...(own.get(node) ?? []), pod]);
+      } else {
+        others.set(node, `${pod.metadata.namespace}/${labels[INSTANCE_LABEL]}`);
+      }
+    }
+    return { own, others };
+  }
+
+  async #look(resource: Resource): Promise<readonly Verdict[]> {
+    const key = keyOf(resource);
+    const now = Date.now();
+    const { own, others } = this.#podsByNode(resource);
+    const missing = new Map<string, number>();
+    const before = this.#missing.get(key);
+    for (const { metadata } of this.#world.nodes.values()) {
+      if (!own.has(metadata.name)) missing.set(metadata.name, before?.get(metadata.name) ?? now);
+    }
+    this.#missing.set(key, missing);
+    const judge = (refusal?: string) =>
+      [...this.#world.nodes.values()].map((node) => {
+        const { name } = node.metadata;
+        const pods = own.get(name) ?? [];
+        const seen = {
+          ...{ pods, other: others.get(name), missing: now - (missing.get(name) ?? now), refusal },
+          answer: pods[0] && this.#world.answerOf(pods[0]),
+        };
+        return classify(node, resource, seen, now);
+      });
+    let verdicts = judge();
+    if (verdicts.some(({ node, state }) => state === "starting" && !own.has(node))) {
+      const refusal = await this.#refusal(resource);
+      if (refusal) verdicts = judge(refusal);
+    }
+    this.verdicts.set(key, verdicts);
+    return verdicts;
+  }
+
+  /** What the API says where pods may not be made; asked every few seconds at most. */
+  async #refusal(resource: Resource): Promise<string | undefined> {
+    const key = keyOf(resource);
+    const known = this.#refusals.get(key);
+    if (known && performance.now() - known.at < LOOK_MS) return known.message;
+    const { namespace } = resource.metadata;
+    const [set] = this.#daemonSets(resource);
+    if (!set) return undefined;
+    const fieldSelector = `involvedObject.uid=${set.metadata.uid},reason=FailedCreate`;
+    const path = pathOf("v1", "events", namespace);
+    const { items } = await this.#api.request<{
+      items: { message?: string; lastTimestamp?: string }[];
+    }>("GET", path, { query: { fieldSelector, limit: 50 }, signal: this.#signal });
+    const fresh = items.find(
+      ({ lastTimestamp }) => Date.now() - Date.parse(lastTimestamp ?? "") < 10 * END_MS,
+    );
+    this.#refusals.set(key, { message: fresh?.message, at: performance.now() });
+    return fresh?.message;
+  }
+
+  #monitoring({ spec }: Resource): Said {
+    if (spec.monitoring.mode === "None") return ["False", "Off", "spec.monitoring.mode is None"];
+    return this.#world.children.has("monitoring.coreos.com/v1 PodMonitor")
+      ? ["True", "PodMonitor", "the Prometheus operator finds the agents by a PodMonitor"]
+      : [
+          "False",
+          "NoPrometheusOperator",
+          "the cluster has no PodMonitor; to do: install the Prometheus operator, or scrape the Service",
+        ];
+  }
+
+  /** How many agents have the list; those that do not answer are not counted against it. */
+  #watchList(resource: Resource): Said {
+    const digest = this.#world.digestOf(resource);
+    const { own } = this.#podsByNode(resource);
+    const answers = [...own.values()].flat().map((pod) => this.#world.answerOf(pod));
+    const told = answers.filter((answer) => typeof answer === "object");
+    const applied = told.filter(({ list }) => list === digest).length;
+    const names = `${resource.spec.watch.length} names`;
+    if (told.length === 0) return ["Unknown", "NotAsked", "no agent has answered the operator yet"];
+    return applied === answers.length
+      ? ["True", "Applied", `${applied} agents count ${names}`]
+      : [
+          "False",
+          "Spreading",
+          `${applied} of ${answers.length} agents count ${names}; kubelet takes a minute or two; to do: after that, see the log of an agent`,
+        ];
+  }
+
+  #before(resource: Resource): Status | undefined {
+    return this.#written.get(resource.metadata.uid ?? "")?.status ?? resource.status;
+  }
+
+  /** Writes a status that says something new; returns after how many ms, where that is too soon. */
+  async #write(resource: Resource, status: Status): Promise<number | undefined> {
+    const { uid = "", namespace, name } = resource.metadata;
+    const last = this.#written.get(uid);
+    const before = last?.status ?? resource.status;
+    if (sameStatus(before, status)) return undefined;
+    const soon = STATUS_MS - (performance.now() - (last?.at ?? -STATUS_MS));
+    if (soon > 0) return soon;
+    const path = `${pathOf(`${GROUP}/${API_VERSION}`, PLURAL, namespace, name)}/status`;
+    const body = { metadata: { uid }, status };
+    try {
+      await this.#api.request("PATCH", path, { body, type: MERGE, signal: this.#signal });
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+    this.#written.set(uid, { status, at: performance.now() });
+    if (before?.flags !== undefined && before.flags !== status.flags) {
+      const message = `counts begin anew on each node, with ${status.flags} in the place of ${before.flags}`;
+      this.#tell(resource, "Normal", "BeganAnew", message);
+    }
+    return undefined;
+  }
+
+  async #addFinalizer(resource: Resource): Promise<void> {
+    const { finalizers = [] } = resource.metadata;
+    if (!finalizers.includes(FINALIZER))
+      await this.#setFinalizers(resource, [...finalizers, FINALIZER]);
+  }
+
+  async #setFinalizers({ metadata }: Resource, finalizers: string[]): Promise<void> {
+    const { namespace, name, resourceVersion, uid } = metadata;
+    const path = pathOf(`${GROUP}/${API_VERSION}`, PLURAL, namespace, name);
+    const body = { metadata: { finalizers, resourceVersion, uid } };
+    await this.#api
+      .request("PATCH", path, { body, type: MERGE, signal: this.#signal })
+      .catch((error) => {
+        if (!isMissing(error)) throw error;
+      });
+  }
+
+  /** Ends the counting on every node that can be reached, and lets the resource go. */
+  async #finalize(resource: Resource): Promise<number | undefined> {
+    const { finalizers = [], uid = "", deletionTimestamp = "" } = resource.metadata;
+    if (!finalizers.includes(FINALIZER)) return undefined;
+    if (
+      resource.spec.onDelete === "Unpin" &&
+      !(await this.#unpin(resource, Date.parse(deletionTimestamp)))
+    ) {
+      return WAIT_MS;
+    }
+    await this.#setFinalizers(
+      resource,
+      finalizers.filter((each) => each !== FINALIZER),
+    );
+    this.#written.delete(uid);
+    return undefined;
+  }
+
+  /** @returns whether it is done, or its time is over */
+  async #unpin(resource: Resource, deleted: number): Promise<boolean> {
+    for (const set of this.#daemonSets(resource)) {
+      if (!set.metadata.deletionTimestamp) await this.#delete("apps/v1 DaemonSet", set);
+    }
+    const nodes = [...this.#world.nodes.values()].filter(({ metadata: { labels = {} } }) =>
+      placesOf(resource, "unpin").some(
+        (place) =>
+          labels["kubernetes.io/os"] === "linux" && place.every((each) => matches(each, labels)),
+      ),
+    );
+    const up = new Set(nodes.filter(isReady).map(({ metadata }) => metadata.name));
+    const pods = [...this.#world.pods.values()].filter(
+      ({ metadata: { namespace, labels = {} } }) =>
+        namespace === resource.metadata.namespace &&
+        labels[INSTANCE_LABEL] === resource.metadata.name,
+    );
+    // A pod that is being started would pin again what has been unpinned.
+    const counting = new Set(
+      pods.filter(({ metadata }) => metadata.labels?.[COMPONENT_LABEL] !== "unpin").map(nodeOf),
+    );
+    const waiting = [...counting].filter((node) => node !== undefined && up.has(node)).length;
+    if (waiting > 0 && Date.now() < deleted + END_MS) {
+      await this.#progress(resource, "Ending", `${waiting} agents have not ended yet`);
+      return false;
+    }
+    for (const child of unpinOf(resource)) {
+      if (!(await this.#apply(resource, child))) {
+        const message = `${child.kind} ${child.metadata.name} is another's: nothing is unpinned`;
+        this.#tell(resource, "Warning", "NotUnpinned", message);
+        return true;
+      }
+    }
+    const done = new Set(
+      pods
+        .filter(({ metadata, status }) => {
+          const [container] = status?.containerStatuses ?? [];
+          const { state, lastState } = container ?? {};
+          return (
+            metadata.labels?.[COMPONENT_LABEL] === "unpin" &&
+            [state?.terminated, lastState?.terminated].some((end) => end?.exitCode === 0)
+          );
+        })
+        .map(nodeOf)
+        .filter((node) => !counting.has(node)),
+    );
+    const left = nodes.map(({ metadata }) => metadata.name).filter((name) => !done.has(name));
+    const pending = left.filter((name) => up.has(name));
+    const [set] = this.#daemonSets(resource, "unpin");
+    const begun = Date.parse(set?.metadata.creationTimestamp ?? "");
+    // Until it is in the cache, its time has not begun.
+    if (!set || (pending.length > 0 && Date.now() < begun + UNPIN_MS)) {
+      await this.#progress(
+        resource,
+        "Unpinning",
+        `unpinned on ${done.size} of ${nodes.length} nodes`,
+      );
+      return false;
+    }
+    this.#tell(resource, "Normal", "Unpinned", `nothing counts any more on ${done.size} nodes`);
+    if (left.length > 0) {
+      const names = `${left.slice(0, NAMED).join(", ")}${left.length > NAMED ? ", …" : ""}`;
+      const message = `${left.length} nodes could not be reached: ${names}; to do: on each, run execve-counter unpin, or reboot it`;
+      this.#tell(resource, "Warning", "NotUnpinned", message);
+    }
+    return true;
+  }
+
+  async #progress(resource: Resource, reason: string, message: string): Promise<void> {
+    const before = this.#before(resource) ?? {};
+    const { generation = 0 } = resource.metadata;
+    const said: [string, Said] = ["Progressing", ["True", reason, message]];
+    const others = (before.conditions ?? []).filter(({ type }) => type !== "Progressing");
+    const condition = conditionOf(said, generation, before, new Date());
+    await this.#write(resource, { ...before, conditions: [...others, condition] });
+  }
+}
+
+const ageOf = ({ metadata }: Resource) => `${metadata.creationTimestamp} ${metadata.uid}`;
+
+/** The node of a pod; of one that is not scheduled yet, the one that its DaemonSet made it for. */
+export function nodeOf({ spec }: Pod): string | undefined {
+  if (spec.nodeName) return spec.nodeName;
+  const text = JSON.stringify(spec.affinity ?? {});
+  return /"key":"metadata\.name","operator":"In","values":\["([^"]+)"\]/.exec(text)?.[1];
+}

@@ -1,0 +1,126 @@
+/** What the status of a resource says: a pure function of what the operator has seen. */
+import { countingFlags } from "./children.ts";
+import { countsOf, problemsOf, type Verdict } from "./nodes.ts";
+import type { Resource, Status } from "./resource.ts";
+import type { Condition, DaemonSet } from "./types.ts";
+
+export interface Observation {
+  resource: Resource;
+  verdicts: readonly Verdict[];
+  daemonSets: readonly DaemonSet[];
+  /** Objects that are not the resource's, but have a name that it needs: "Service a". */
+  conflicts: readonly string[];
+  /** Why something could not be applied. */
+  failure?: string | undefined;
+  monitoring: Said;
+  watchList: Said;
+  now: Date;
+}
+
+/** A condition's status, reason and message. */
+export type Said = [status: Condition["status"], reason: string, message: string];
+
+/** The status after `before`: times change only with what they are about. */
+export function statusOf(seen: Observation, before: Status = {}): Status {
+  const { resource, verdicts, conflicts, now } = seen;
+  const { generation = 0 } = resource.metadata;
+  const nodes = countsOf(verdicts);
+  const problems = problemsOf(verdicts);
+  const flags = countingFlags(resource).join(" ");
+  const said: Record<string, Said> = {
+    Available:
+      nodes.counting > 0
+        ? ["True", "Counting", `${nodes.counting} of ${nodes.eligible} nodes count`]
+        : nodes.eligible > 0
+          ? ["False", "NoneCounts", `none of ${nodes.eligible} nodes counts; to do: see problems`]
+          : [
+              "False",
+              "NoNodes",
+              "no node is eligible; to do: see spec.nodeSelector and spec.tolerations",
+            ],
+    Progressing: progressOf(seen),
+    Degraded: problems[0]
+      ? [
+          "True",
+          problems[0].reason,
+          problems
+            .map(({ reason, nodes, examples, message }) => {
+              const others = nodes > examples.length ? ", …" : "";
+              return `${reason}: ${nodes} (${examples.join(", ")}${others}): ${message}`;
+            })
+            .join("\n"),
+        ]
+      : ["False", "NoProblem", "no node has a problem"],
+    WatchListApplied: seen.watchList,
+    MonitoringReady: seen.monitoring,
+    Conflict:
+      conflicts.length > 0
+        ? [
+            "True",
+            "NameTaken",
+            `not made, because others have an object of that name: ${conflicts.join(", ")}; to do: delete that object, or give the resource another name`,
+          ]
+        : ["False", "NoConflict", "all objects are the resource's own"],
+  };
+  return {
+    observedGeneration: generation,
+    flags,
+    countsSince:
+      before.flags === flags && before.countsSince
+        ? before.countsSince
+        : now.toISOString().replace(/\.\d+Z$/, "Z"),
+    nodes,
+    problems,
+    conditions: Object.entries(said).map((each) => conditionOf(each, generation, before, now)),
+  };
+}
+
+/** A condition as the API has it, with the time at which its status changed. */
+export function conditionOf(
+  [type, [status, reason, message]]: [string, Said],
+  generation: number,
+  before: Status,
+  now: Date,
+): Condition {
+  const old = before.conditions?.find((each) => each.type === type);
+  const same = old?.status === status;
+  return {
+    ...{ type, status, reason, message: message.slice(0, 4096), observedGeneration: generation },
+    lastTransitionTime: same ? old.lastTransitionTime : now.toISOString().replace(/\.\d+Z$/, "Z"),
+  };
+}
+
+function progressOf({ resource, verdicts, daemonSets, failure }: Observation): Said {
+  if (failure) return ["False", "ApplyFailed", failure];
+  if (resource.spec.paused) {
+    return ["False", "Paused", "nothing is changed; to do: set spec.paused to false"];
+  }
+  let [updated, desired] = [0, 0];
+  for (const { metadata, status = {} } of daemonSets) {
+    const { desiredNumberScheduled = 0, updatedNumberScheduled = 0 } = status;
+    desired += desiredNumberScheduled;
+    // Until the controller has seen the change, its numbers are about what was before.
+    if (status.observedGeneration === metadata.generation) updated += updatedNumberScheduled;
+  }
+  const { starting } = countsOf(verdicts);
+  return updated < desired || starting > 0
+    ? [
+        "True",
+        "RollingOut",
+        `${updated} of ${desired} pods are of the present form, ${starting} nodes are starting`,
+      ]
+    : ["False", "Complete", `all ${desired} pods are of the present form`];
+}
+
+/** Whether two statuses say the same. */
+export function sameStatus(one: Status | undefined, other: Status): boolean {
+  const sorted = (value: unknown): unknown =>
+    Array.isArray(value)
+      ? value.map(sorted)
+      : value && typeof value === "object"
+        ? Object.entries(value)
+            .sort()
+            .map(([key, each]) => [key, sorted(each)])
+        : value;
+  return JSON.stringify(sorted(one)) === JSON.stringify(sorted(other));
+}
