@@ -59,10 +59,10 @@ struct {
 } calls SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
+	__type(key, __u32);
+	__type(value, struct scope);
 } scope SEC(".maps");
 
 /* What find_group() found for a cgroup. */
@@ -128,12 +128,6 @@ static __always_inline void add_one(void *map, const void *key)
 		__atomic_fetch_add(value, 1, __ATOMIC_RELAXED);
 }
 
-/* Whether what the current task does is counted. */
-static __always_inline bool in_scope(void)
-{
-	return !config.scoped || bpf_current_task_under_cgroup(&scope, 0) == 1;
-}
-
 /*
  * In .rodata rather than built on the stack for every call; whole keys, since
  * the kernel hashes and compares all KEY_SIZE bytes.
@@ -144,13 +138,44 @@ static const struct exec_key other = {OTHER_GROUP};
 static const __u64 all_owners = ALL_OWNERS;
 
 /*
- * A field of the current task. From Linux 5.11 on it is loaded through a BTF pointer;
- * lockdown=confidentiality forbids the helper that reads it before.
+ * The current task, and a field of what it leads to. From Linux 5.11 on that is loaded through
+ * a BTF pointer; lockdown=confidentiality forbids the helper that reads it before.
  */
-#define CURRENT(type, field)                                                                       \
-	(bpf_core_enum_value_exists(enum bpf_func_id___new, BPF_FUNC_get_current_task_btf___new)   \
-		 ? ((const struct type *)bpf_get_current_task_btf())->field                        \
-		 : BPF_CORE_READ((const struct type *)bpf_get_current_task(), field))
+#define HAS_BTF_TASK                                                                               \
+	bpf_core_enum_value_exists(enum bpf_func_id___new, BPF_FUNC_get_current_task_btf___new)
+#define CURRENT_TASK(type)                                                                         \
+	((const struct type *)(HAS_BTF_TASK ? (__u64)bpf_get_current_task_btf()                    \
+					    : bpf_get_current_task()))
+#define LOAD(from, field)    (HAS_BTF_TASK ? (from)->field : BPF_CORE_READ(from, field))
+#define CURRENT(type, field) LOAD(CURRENT_TASK(type), field)
+
+/* Whether the current task is in the control group of `scope`, or below it. */
+static __noinline bool is_under_scope(void)
+{
+	const __u32 zero = 0;
+	const struct scope *only = bpf_map_lookup_elem(&scope, &zero);
+	const struct css_set *groups = CURRENT(task_struct, cgroups);
+	const struct cgroup *cgroup = LOAD(groups, dfl_cgrp);
+
+	for (int i = 0; only && i < SCOPE_DEPTH; i++) {
+		const struct kernfs_node *directory = LOAD(cgroup, kn);
+		const struct cgroup_subsys_state *parent;
+
+		if (LOAD(directory, id) == only->group)
+			return true;
+		parent = LOAD(cgroup, self.parent);
+		if (!parent)
+			return false;
+		cgroup = LOAD(parent, cgroup);
+	}
+	return false;
+}
+
+/* Whether what the current task does is counted. */
+static __always_inline bool in_scope(void)
+{
+	return !config.scoped || is_under_scope();
+}
 
 #define TS_COMPAT (1 << 1)  /* x86: in thread_info.status, while a 32-bit call runs */
 #define TIF_32BIT (1 << 22) /* arm64: in thread_info.flags */
@@ -774,6 +799,47 @@ int BPF_PROG(end_group, struct cgroup *cgroup)
 	return 0;
 }
 
+/* Whether it is in the unified hierarchy: those of version 1 have other numbers. */
+static __always_inline bool is_unified(const struct cgroup *cgroup)
+{
+	return cgroup->root->hierarchy_id == 0;
+}
+
+/*
+ * A cgroup was made: the kernel says so before it lets anything see it, and runs one of these
+ * at a time.
+ */
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(begin_scope, struct cgroup *cgroup, const char *path)
+{
+	const __u32 zero = 0;
+	struct scope *only = bpf_map_lookup_elem(&scope, &zero);
+
+	if (!only || !is_unified(cgroup))
+		return 0;
+	bpf_probe_read_kernel_str(only->last, SCOPE_PATH_SIZE, path);
+	for (int i = 0; i < SCOPE_PATH_SIZE; i++) {
+		if (only->path[i] != only->last[i])
+			return 0;
+		if (!only->path[i])
+			break;
+	}
+	only->group = cgroup->kn->id;
+	only->made++;
+	return 0;
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(end_scope, struct cgroup *cgroup)
+{
+	const __u32 zero = 0;
+	struct scope *only = bpf_map_lookup_elem(&scope, &zero);
+
+	if (only && is_unified(cgroup) && only->group == cgroup->kn->id)
+		only->group = 0;
+	return 0;
+}
+
 /* The program that is attached where the counts are pinned; it returns `on`. */
 #define ENTER(program, section, on)                                                                \
 	struct {                                                                                   \
@@ -799,3 +865,5 @@ ENTER(count_failures, "tp_btf/sys_exit", 0)
 ENTER(count_killed, "tp_btf/sched_process_exit", 0)
 ENTER(count_exec, "tp_btf/sched_process_exec", 0)
 ENTER(end_group, "tp_btf/cgroup_rmdir", 0)
+ENTER(begin_scope, "tp_btf/cgroup_mkdir", 0)
+ENTER(end_scope, "tp_btf/cgroup_rmdir", 0)

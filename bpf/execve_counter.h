@@ -178,11 +178,24 @@ struct config {
 };
 
 /*
- * Map `scope`: an array of one control group of the unified hierarchy. It is there only
- * where config.scoped is set. A call counts if it enters in the group or below it, an exec
- * if its task is there when the new program starts.
+ * Map `scope`: an array of one struct scope, the control group of the unified hierarchy outside
+ * of which nothing counts. It is there only where config.scoped is set. A call counts if it
+ * enters in the group or at most SCOPE_DEPTH - 1 levels below it, an exec if its task is there
+ * when the new program starts.
+ *
+ * Where it has a path, the kernel notes when the group is removed, and when one of that path
+ * is made again, before anything can be in it.
  */
-#define SCOPE_MAP "scope"
+#define SCOPE_MAP       "scope"
+#define SCOPE_DEPTH     32
+#define SCOPE_PATH_SIZE 1024 /* of the path that the kernel tells: TRACE_CGROUP_PATH_LEN */
+
+struct scope {
+	unsigned long long group;   /* the number of its directory's inode; 0 for none */
+	unsigned long long made;    /* how often it was made again */
+	char path[SCOPE_PATH_SIZE]; /* from the hierarchy's root, zero-padded, or empty */
+	char last[SCOPE_PATH_SIZE]; /* the kernel's own: of the group that was made last */
+};
 
 /*
  * Map `failures`: an array of two struct failures, CALL_EXECVE and

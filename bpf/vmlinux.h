@@ -17,6 +17,7 @@
 
 struct kernfs_node {
 	const char *name;
+	__u64 id; /* the number of the directory's inode */
 };
 
 /* In cgroup_subsys_state.flags; cleared before the cgroup is removed. */
@@ -31,9 +32,14 @@ struct cgroup_subsys_state {
 	__u64 serial_nr;
 };
 
+struct cgroup_root {
+	int hierarchy_id;
+};
+
 struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 
 /* Where each controller has its place in css_set.subsys. */

@@ -38,13 +38,16 @@ Napi::Value FindCounters(const Napi::CallbackInfo& info) {
 // emptySlot(path: string): void
 void EmptySlot(const Napi::CallbackInfo& info) { Pins::EmptySlot(StringOf(info[0], "path")); }
 
-// pinned(pins: string): { flags: string[]; rows: number }
+// pinned(pins: string): { flags: string[]; rows: number; scope?: string }
 Napi::Value Pinned(const Napi::CallbackInfo& info) {
   const Pins pins(StringOf(info[0], "pins"));
   const config config = Try(info.Env(), [&] { return pins.ReadConfig(); });
+  std::string scope;
+  if (config.scoped) scope = Try(info.Env(), [&] { return pins.ReadScope(); });
   Napi::Object object = Napi::Object::New(info.Env());
   object["flags"] = FlagsOf(info.Env(), config);
   object["rows"] = config.rows;
+  if (config.scoped) object["scope"] = scope;
   return object;
 }
 

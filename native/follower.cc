@@ -25,6 +25,11 @@ bool HoldsCounters(const bpf_map_info& map) {
          Fits(map, BPF_MAP_TYPE_HASH, KEY_SIZE, sizeof(uint64_t));
 }
 
+bool IsScope(const bpf_map_info& map) {
+  return std::string_view(map.name) == SCOPE_MAP &&
+         Fits(map, BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(scope));
+}
+
 Fd OpenCounters(uint32_t id) {
   Fd map(bpf_map_get_fd_by_id(id));
   if (!map) throw Failure(Step::kOpenById, errno);
@@ -130,15 +135,15 @@ std::vector<uint32_t> Follower::FindCounters() {
   std::set<uint32_t> found;
   for (const LoadedProgram& program : LoadedPrograms()) {
     std::vector<uint32_t> counters;
-    bool scoped = false;
+    bool hidden = false;
     for (const uint32_t id : program.maps) {
       const Fd map(bpf_map_get_fd_by_id(id));
       if (!map) continue;  // gone since, with its program
       const bpf_map_info info = MapInfoOf(map.get());
       if (HoldsCounters(info)) counters.push_back(id);
-      scoped |= info.type == BPF_MAP_TYPE_CGROUP_ARRAY && std::string_view(info.name) == SCOPE_MAP;
+      hidden |= IsScope(info) && !*ScopeIn(map.get()).path;
     }
-    if (!scoped) found.insert(counters.begin(), counters.end());
+    if (!hidden) found.insert(counters.begin(), counters.end());
   }
   return {found.begin(), found.end()};
 }
@@ -201,6 +206,10 @@ void Follower::Follow() {
   if (failures_map) {
     maps.failures =
         OpenTable(failures_map, BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(failures), 2);
+  }
+  if (config.scoped) {
+    maps.scope = OpenTable(counting_execs->Map(SCOPE_MAP), BPF_MAP_TYPE_ARRAY, sizeof(uint32_t),
+                           sizeof(scope));
   }
   tables_.emplace(std::move(maps), config, false);
   followed_ = std::move(followed);

@@ -33,7 +33,7 @@ struct Attached {
 class Follower {
  public:
   // The ids of the maps `execve_counter` that loaded programs count in, in rising order; not of
-  // meters that count in one control group only.
+  // meters that count in a control group without a path, as those of one command do.
   // Failure of the step kFind.
   static std::vector<uint32_t> FindCounters();
 

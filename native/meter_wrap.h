@@ -79,6 +79,7 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
     add("readCounters", Method(&MeterWrap::ReadCounters));
     add("readExecs", Method(&MeterWrap::ReadExecs));
     add("readFailures", Method(&MeterWrap::ReadFailures));
+    add("readScope", Method(&MeterWrap::ReadScope));
     add("programs", Method(&MeterWrap::Programs));
     add("maps", Method(&MeterWrap::Maps));
     add("flags", Method(&MeterWrap::FlagsThatAreSet));
@@ -218,6 +219,13 @@ class MeterWrap : public Napi::ObjectWrap<Wrap> {
     const Napi::Env env = info.Env();
     const Tables& tables = GetTables(env);
     return ValueOf(env, Call(env, [&] { return tables.ReadFailures(); }));
+  }
+
+  Napi::Value ReadScope(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const Tables& tables = GetTables(env);
+    const std::optional<Scope> scope = Call(env, [&] { return tables.ReadScope(); });
+    return scope ? ValueOf(env, *scope) : env.Undefined();
   }
 
   Napi::Value Programs(const Napi::CallbackInfo& info) {

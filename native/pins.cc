@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "failure.h"
@@ -36,9 +37,10 @@ void Pins::EmptySlot(const std::string& path) noexcept {
   if (map) bpf_map_delete_elem(map.get(), &slot);
 }
 
-std::vector<std::string> Pins::MapNames(const std::vector<std::string>& programs) {
+std::vector<std::string> Pins::MapNames(const std::vector<std::string>& programs, bool scoped) {
   std::vector<std::string> names = {COUNTERS_MAP, EXECS_MAP, GROUPS_MAP, OWNERS_MAP,
                                     FAILURES_MAP, CALLS_MAP, STATE_MAP};
+  if (scoped) names.push_back(SCOPE_MAP);
   for (const std::string& program : programs) names.push_back(kNext + program);
   return names;
 }
@@ -62,6 +64,15 @@ config Pins::ReadConfig() const {
     throw Failure(Step::kPinned, EINVAL, STATE_MAP);
   }
   return state.config;
+}
+
+std::string Pins::ReadScope() const {
+  const Fd map = Open(SCOPE_MAP);
+  if (!Fits(MapInfoOf(map.get()), BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), sizeof(scope))) {
+    throw Failure(Step::kPinned, EINVAL, SCOPE_MAP);
+  }
+  const scope scope = ScopeIn(map.get());
+  return {scope.path, strnlen(scope.path, sizeof(scope.path))};
 }
 
 void Pins::Reuse(bpf_map* map) const {

@@ -34,11 +34,13 @@ class Pins {
   // that gives it back is waiting already.
   static void EmptySlot(const std::string& path) noexcept;
 
-  // The names of the maps of a meter with these programs.
-  static std::vector<std::string> MapNames(const std::vector<std::string>& programs);
+  // The names of the maps of a meter with these programs, which may count in a scope only.
+  static std::vector<std::string> MapNames(const std::vector<std::string>& programs, bool scoped);
 
   // How the pinned meter counts.
   config ReadConfig() const;
+  // The path of the control group that a scoped meter counts in.
+  std::string ReadScope() const;
   // Uses a pinned map in place of the one that would be made, if it is the same.
   void Reuse(bpf_map* map) const;
   // The entry that is attached for a program, and the link that attaches it. It must be a

@@ -75,11 +75,10 @@ void Session::Load(const Plan& plan) {
   if (error) throw Failure(Step::kLoad, -error);
   if (!plan.reuse) Seed();
   if (plan.pins && !plan.reuse) PinAll();
-  if (plan.scope) SetScope();
   Fd counters = Copy(COUNTERS_MAP);
-  tables_.emplace(
-      TableMaps{Copy(EXECS_MAP), Copy(GROUPS_MAP), Copy(OWNERS_MAP), Copy(FAILURES_MAP)},
-      plan_.config, true);
+  tables_.emplace(TableMaps{Copy(EXECS_MAP), Copy(GROUPS_MAP), Copy(OWNERS_MAP), Copy(FAILURES_MAP),
+                            plan.scope ? Copy(SCOPE_MAP) : Fd()},
+                  plan_.config, true);
   counters_.emplace(std::move(counters));
   counters_->barrier().Prepare();
 }
@@ -120,7 +119,7 @@ void Session::Configure() {
 
 // Reuses what is pinned.
 void Session::Reuse() {
-  for (const std::string& name : Pins::MapNames(plan_.programs)) {
+  for (const std::string& name : Pins::MapNames(plan_.programs, plan_.scope.has_value())) {
     plan_.pins->Reuse(object_.Map(name));
   }
   for (const std::string& name : plan_.programs) {
@@ -142,20 +141,17 @@ void Session::Seed() {
   if (groups) insert(EXECS_MAP, exec_key{RETIRED_GROUP, {}}, exec_row{});
   insert(GROUPS_MAP, uint64_t{MOVES}, group{});
   insert(OWNERS_MAP, uint64_t{ALL_OWNERS}, uint64_t{groups ? 2U : 1U});
-}
-
-void Session::SetScope() {
-  const std::string& path = *plan_.scope;
-  const Fd group(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  const uint32_t index = 0;
-  const int fd = group.get();
-  if (!group || bpf_map_update_elem(bpf_map__fd(object_.Map(SCOPE_MAP)), &index, &fd, 0) < 0) {
-    throw Failure(Step::kScope, errno, path);
+  if (!plan_.scope) return;
+  scope scope{};
+  if (plan_.scope->size() >= sizeof(scope.path)) {
+    throw Failure(Step::kScope, ENAMETOOLONG, *plan_.scope);
   }
+  plan_.scope->copy(scope.path, sizeof(scope.path));
+  insert(SCOPE_MAP, uint32_t{0}, scope);
 }
 
 void Session::PinAll() {
-  for (const std::string& name : Pins::MapNames(plan_.programs)) {
+  for (const std::string& name : Pins::MapNames(plan_.programs, plan_.scope.has_value())) {
     plan_.pins->Pin(bpf_map__fd(object_.Map(name)), name);
   }
   for (const std::string& name : plan_.programs) {

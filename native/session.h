@@ -38,7 +38,8 @@ struct Plan {
   // The directory to pin everything in, so that it outlives the process.
   std::optional<Pins> pins;
   bool reuse = false;  // what is pinned there, rather than to pin anew
-  // The directory of the control group outside of which nothing counts; not with pins.
+  // The path of the control group outside of which nothing counts, from the root of the unified
+  // hierarchy; empty for one that is never made again. See SetScope.
   std::optional<std::string> scope;
 };
 
@@ -83,7 +84,6 @@ class Session {
   void Reuse();
   void Seed();
   void PinAll();
-  void SetScope();
   Fd Copy(const std::string& map) const;
   static Link Hook(const std::string& name, bpf_program* program);
 

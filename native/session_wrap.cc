@@ -62,7 +62,6 @@ Plan PlanOf(const Napi::Value& value) {
     if (!chosen.IsUndefined()) option->second(plan, chosen);
   }
   if (plan.reuse && !plan.pins) throw Napi::TypeError::New(env, "reuse needs pins");
-  if (plan.scope && plan.pins) throw Napi::TypeError::New(env, "scope and pins exclude each other");
   return plan;
 }
 
@@ -72,7 +71,8 @@ Napi::Function SessionWrap::Define(Napi::Env env) {
   return MeterWrap::Define(
       env, "Session",
       {InstanceMethod<&SessionWrap::Load>("load"), InstanceMethod<&SessionWrap::Attach>("attach"),
-       InstanceMethod<&SessionWrap::Retire>("retire")});
+       InstanceMethod<&SessionWrap::Retire>("retire"),
+       InstanceMethod<&SessionWrap::SetScope>("setScope")});
 }
 
 SessionWrap::SessionWrap(const Napi::CallbackInfo& info) : MeterWrap(info) {
@@ -105,6 +105,13 @@ Napi::Value SessionWrap::Retire(const Napi::CallbackInfo& info) {
   const uint64_t most = UINT64_MAX / 1000000;  // ns in a ms
   const uint64_t before = std::min(TimeOf(info[0], "endedBefore"), most) * 1000000;
   return Napi::Number::New(env, Call(env, [&] { return session.Retire(before); }));
+}
+
+void SessionWrap::SetScope(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Tables& tables = GetTables(env);
+  const uint64_t group = U64Of(info[0], "group");
+  Call(env, [&] { tables.SetScope(group); });
 }
 
 }  // namespace execve_counter

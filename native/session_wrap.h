@@ -21,6 +21,7 @@ class SessionWrap : public MeterWrap<SessionWrap, Session> {
   void Load(const Napi::CallbackInfo& info);
   void Attach(const Napi::CallbackInfo& info);
   Napi::Value Retire(const Napi::CallbackInfo& info);
+  void SetScope(const Napi::CallbackInfo& info);
 
   bool taken_ = false;  // load() was called
 };

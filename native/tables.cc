@@ -76,13 +76,21 @@ class Arrivals {
 
 }  // namespace
 
+scope ScopeIn(int map) {
+  const uint32_t index = 0;
+  scope scope{};
+  if (bpf_map_lookup_elem(map, &index, &scope) < 0) throw Failure(Step::kRead, errno);
+  return scope;
+}
+
 Tables::Tables(TableMaps maps, const struct config& config, bool ours)
     : config_(config),
       ours_(ours),
       execs_(std::move(maps.execs), config.key_size, sizeof(exec_row), config.rows),
       groups_(std::move(maps.groups), sizeof(uint64_t), sizeof(group), GroupsFor(config)),
       owners_(std::move(maps.owners), sizeof(uint64_t), sizeof(uint64_t), OwnersFor(config)),
-      failures_(std::move(maps.failures)) {}
+      failures_(std::move(maps.failures)),
+      scope_(std::move(maps.scope)) {}
 
 // Reads the rows, and where others can move them their groups. Each exec is in one row, whatever
 // another process moves.
@@ -251,6 +259,21 @@ Failures Tables::ReadFailures() const {
     all.unfollowed += row->unfollowed;
   }
   return all;
+}
+
+std::optional<Scope> Tables::ReadScope() const {
+  if (!scope_) return std::nullopt;
+  const scope scope = ScopeIn(scope_.get());
+  return Scope{{scope.path, strnlen(scope.path, sizeof(scope.path))}, scope.group, scope.made};
+}
+
+void Tables::SetScope(uint64_t group) {
+  const uint32_t index = 0;
+  scope scope = ScopeIn(scope_.get());
+  scope.group = group;
+  if (bpf_map_update_elem(scope_.get(), &index, &scope, BPF_ANY) < 0) {
+    throw Failure(Step::kScope, errno);
+  }
 }
 
 }  // namespace execve_counter

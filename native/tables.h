@@ -3,6 +3,7 @@
 #define EXECVE_COUNTER_TABLES_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -56,12 +57,23 @@ struct Failures {
   uint64_t unfollowed = 0;
 };
 
+// What a map of the type of `scope` holds. Failure of the step kRead.
+scope ScopeIn(int map);
+
 // The maps of a meter but for its counters.
 struct TableMaps {
   Fd execs;
   Fd groups;
   Fd owners;
   Fd failures;  // none for a meter that does not count failures
+  Fd scope;     // none for a meter that counts everywhere
+};
+
+// The control group outside of which nothing counts; see struct scope in execve_counter.h.
+struct Scope {
+  std::string path;
+  uint64_t group;
+  uint64_t made;
 };
 
 // The maps of a meter of any process, but for its counters. It holds them, so that they can be
@@ -77,6 +89,10 @@ class Tables {
   // gets the labels of all rows. Failure of the step kRead.
   Execs ReadExecs(uint32_t had);
   Failures ReadFailures() const;
+  // Nothing where it counts everywhere. Failure of the step kRead.
+  std::optional<Scope> ReadScope() const;
+  // Counts in the group of that number from now on. Failure of the step kScope.
+  void SetScope(uint64_t group);
 
   // See Session. One process may call it, the one whose tables they are, or that reuses the pins.
   uint32_t Retire(uint64_t ended_before, Barrier& barrier);
@@ -100,6 +116,7 @@ class Tables {
   Hash groups_;
   Hash owners_;
   Fd failures_;
+  Fd scope_;
   uint32_t group_count_ = 0;  // of the last ReadRows
   // The numbers of rows, by their keys; some may be gone by now.
   std::unordered_map<std::string, uint32_t> numbers_;

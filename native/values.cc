@@ -101,6 +101,14 @@ Napi::Object ValueOf(Napi::Env env, const Failures& failures) {
   return all;
 }
 
+Napi::Object ValueOf(Napi::Env env, const Scope& scope) {
+  Napi::Object object = Napi::Object::New(env);
+  object["path"] = scope.path;
+  object["group"] = Napi::BigInt::New(env, scope.group);
+  object["made"] = Napi::BigInt::New(env, scope.made);
+  return object;
+}
+
 Napi::Array ValueOf(Napi::Env env, const std::vector<ProgramInfo>& programs) {
   Napi::Array rows = Napi::Array::New(env);
   for (const auto& program : programs) {

@@ -26,6 +26,7 @@ Napi::Array FlagsOf(Napi::Env env, const config& config);
 Napi::Array ValueOf(Napi::Env env, const std::vector<std::pair<std::string, uint64_t>>& counters);
 Napi::Object ValueOf(Napi::Env env, const Execs& execs);
 Napi::Object ValueOf(Napi::Env env, const Failures& failures);
+Napi::Object ValueOf(Napi::Env env, const Scope& scope);
 Napi::Array ValueOf(Napi::Env env, const std::vector<ProgramInfo>& programs);
 Napi::Array ValueOf(Napi::Env env, const std::vector<MapInfo>& maps);
 

@@ -61,7 +61,8 @@ export async function run(
       ...(options.failures ? ["failures"] : []),
     ];
     const what = counted.length > 0 ? `${counted.join(", ")} and execs` : "execs";
-    log.info(`${VERSION} counts ${what} on this host; map ${name}, id ${id}`);
+    const where = meter.scope === undefined ? "on this host" : `in control group ${meter.scope}`;
+    log.info(`${VERSION} counts ${what} ${where}; map ${name}, id ${id}`);
     for (const notice of noticesOf(meter)) log.warn(notice);
     const retirement = meter.retires ? new Retirement(meter, options.retireAfter, log) : undefined;
     const source = new Source(meter, log, options.pin, retirement);

@@ -3,7 +3,7 @@ import { hostname } from "node:os";
 import { listDigest } from "../base/digest.ts";
 import { toJson } from "../base/json.ts";
 import type { Log } from "../base/log.ts";
-import { visible } from "../base/text.ts";
+import { printable, visible } from "../base/text.ts";
 import { VERSION } from "../base/version.ts";
 import { type Snapshot, toPlain } from "../counts/snapshot.ts";
 import type { WebConfig } from "../http/protection.ts";
@@ -78,7 +78,9 @@ export async function startWeb(
   });
   const json = (make: (snapshot: Snapshot, query: string) => object) =>
     withSnapshot([JSON_TYPE], (snapshot, _, query) => `${toJson(make(snapshot, query))}\n`);
-  const statusOf = statuses(VERSION, hostname(), () => source.fallen);
+  const { scope } = meter;
+  const host = scope === undefined ? hostname() : `${hostname()} ${printable(scope)}`;
+  const statusOf = statuses(VERSION, host, () => source.fallen);
   const status = json((snapshot, query) => ({
     ...statusOf(snapshot, query),
     // By which an operator sees that a list has arrived.

@@ -21,6 +21,8 @@ export class Source {
   #full = false;
   /** The totals of the last read. */
   #totals: Record<string, bigint> = {};
+  /** The control group that alone is counted, at the last read. */
+  #cgroup: Snapshot["cgroup"];
   readonly #meter: OwnMeter;
   readonly #log: Log;
   readonly #pins: string | undefined;
@@ -59,6 +61,7 @@ export class Source {
       this.history.add(snapshot);
       this.#noteFull(snapshot);
       this.#noteFallen(snapshot);
+      this.#noteCgroup(snapshot);
       return snapshot;
     } catch (error) {
       this.readErrors++;
@@ -78,6 +81,23 @@ export class Source {
       this.#log.warn(this.fallen);
     }
     this.#totals = totals;
+  }
+
+  /** A service that is started again has a new control group. */
+  #noteCgroup({ cgroup }: Snapshot): void {
+    const before = this.#cgroup;
+    this.#cgroup = cgroup;
+    if (!cgroup) return;
+    const again = cgroup.recreated - (before?.recreated ?? cgroup.recreated);
+    if (again > 0n) {
+      const times = again > 1n ? `, ${again} times` : "";
+      this.#log.info(`the control group ${cgroup.path} was made again${times}: it is counted on`);
+    }
+    if (!cgroup.present && (before?.present !== false || again > 0n)) {
+      this.#log.warn(
+        `the control group ${cgroup.path} is gone: nothing counts until it is made again`,
+      );
+    }
   }
 
   #noteFull({ by, tables, noRoom }: Snapshot): void {

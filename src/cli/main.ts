@@ -14,6 +14,7 @@ import { VERSION } from "../base/version.ts";
 import { LABELS, type Label } from "../counts/labels.ts";
 import type { Address } from "../http/server.ts";
 import { endBy } from "../kernel/command.ts";
+import { findScope, type Scope } from "../kernel/groups.ts";
 import { unpinMeter } from "../kernel/meter.ts";
 import * as watchList from "../kernel/watchlist.ts";
 import type { TopOptions } from "../top/top.ts";
@@ -47,6 +48,7 @@ interface Flags {
   watchFile?: string;
   maxSeries: number;
   retireAfter: AgentOptions["retireAfter"];
+  cgroup?: Scope;
   pin?: string;
   pinReplace?: true;
   "web.listenAddress": readonly Address[];
@@ -72,6 +74,13 @@ function by(): Option {
       return LABELS.filter((label) => labels.includes(label));
     },
   );
+}
+
+function cgroup(): Option {
+  return new Option(
+    "--cgroup <path>",
+    "count only in this control group and those below it",
+  ).argParser(findScope);
 }
 
 function attempts(): Option {
@@ -125,6 +134,7 @@ const runCommand = program
   )
   .addOption(attempts())
   .option("--failures", "count failures by errno")
+  .addOption(cgroup())
   .addOption(by().default([], "none"))
   .addOption(
     new Option("--watch <names>", "count these commands one by one, comma-separated; repeatable")
@@ -177,13 +187,13 @@ const runCommand = program
   .option("--check", "load, attach, read once, print what would run, exit")
   .action(async (flags: Flags) => {
     const { interval, output, attempts, failures = false, by, maxSeries } = flags;
-    const { retireAfter, watch, watchFile, pin, pinReplace = false } = flags;
+    const { retireAfter, watch, watchFile, cgroup, pin, pinReplace = false } = flags;
     if (pinReplace && pin === undefined) {
       throw new UserError("--pin-replace needs --pin", "give both, or none", ExitCode.usage);
     }
     const options: AgentOptions = {
       ...{ interval, output, attempts, failures, by, maxSeries },
-      ...{ retireAfter, watch, watchFile, pin, pinReplace },
+      ...{ retireAfter, watch, watchFile, scope: cgroup, pin, pinReplace },
       runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
       web: flags.web
         ? {
@@ -224,8 +234,9 @@ function watchSubcommand(name: string, description: string): Command {
     .addOption(logLevel());
 }
 
-interface TopFlags extends Omit<TopOptions, "by" | "map" | "logLevel"> {
+interface TopFlags extends Omit<TopOptions, "by" | "cgroup" | "map" | "logLevel"> {
   by?: TopOptions["by"];
+  cgroup?: Scope;
   map?: number;
   "log.level": Level;
 }
@@ -266,13 +277,14 @@ program
   .addOption(by())
   .addOption(interval("time between two frames", "1s"))
   .addOption(map())
+  .addOption(cgroup())
   .addOption(attempts())
   .addOption(maxSeries())
   .addOption(logLevel())
   .action(async ({ "log.level": logLevel, ...flags }: TopFlags) => {
     const { top } = await import("../top/top.ts");
     await top(
-      { by: undefined, map: undefined, ...flags, logLevel },
+      { by: undefined, map: undefined, cgroup: undefined, ...flags, logLevel },
       // These signals, too, must leave the terminal as it was.
       stopSignal(
         ...(process.stdout.isTTY ? (["SIGHUP", "SIGQUIT", "SIGUSR2", "SIGALRM"] as const) : []),
@@ -283,6 +295,7 @@ program
 
 interface StatFlags {
   by?: readonly Label[];
+  cgroup?: Scope;
   attempts: AgentOptions["attempts"];
   failures?: true;
   output: Format;
@@ -298,6 +311,7 @@ program
   .argument("<command...>", "the command and its arguments, after --")
   .helpOption("-h, --help", "print this help")
   .addOption(by())
+  .addOption(cgroup())
   .addOption(attempts())
   .option("--failures", "count failures by errno")
   .addOption(

@@ -10,6 +10,9 @@ export const OWNERS_MAP = "owners";
 export const FAILURES_MAP = "failures";
 export const CALLS_MAP = "calls";
 export const STATE_MAP = "state";
+export const SCOPE_MAP = "scope";
+/** Bytes of a control group's path that the kernel tells: SCOPE_PATH_SIZE without the NUL. */
+export const MAX_SCOPE_BYTES = 1023;
 /** The name of the directory with pins of this kind. */
 export const PIN_VERSION = "v3";
 export const EXECVE_KEY = "execve_counter";

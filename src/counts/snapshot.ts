@@ -24,6 +24,15 @@ export interface TableFill {
   capacity: number;
 }
 
+export interface CgroupState {
+  /** From the root of the unified hierarchy. */
+  path: string;
+  /** Whether it is there: else nothing counts. */
+  present: boolean;
+  /** How often it was removed and made again. */
+  recreated: bigint;
+}
+
 /** The execs that have the same values of all labels. */
 export interface ExecsRow {
   labels: Partial<Record<Label, string>>;
@@ -68,6 +77,8 @@ export interface Snapshot {
   missed: bigint | undefined;
   /** Calls that succeeded: programs started. */
   execs: bigint;
+  /** The control group that alone is counted; undefined for the whole host. */
+  cgroup?: CgroupState | undefined;
   /** The labels that break execs down. */
   by: readonly Label[];
   /**
@@ -245,18 +256,26 @@ const SHORT: Record<string, string> = {
   count_failures: "up to as many failures have an unknown errno",
   count_killed: "failures of tasks that ended are too low by up to as many",
   end_group: "rows of as many containers or units may never retire",
+  begin_scope: "the control group may have been made again unseen, and then nothing counts",
+  end_scope: "the control group may be gone, though it is shown as present",
   count_exec: `these execs count as ${OTHER}, and not as watched`,
 };
 
 /** Why the counts may be inexact, in sentences; empty where they are exact. */
-export function doubts({ programs, noRoom, unfollowed }: Snapshot): string[] {
+export function doubts({ cgroup, programs, noRoom, unfollowed }: Snapshot): string[] {
   return [
+    ...(cgroup?.present === false
+      ? [`The control group ${cgroup.path} is gone: nothing counts until it is made again.`]
+      : []),
     ...(programs.some(({ misses }) => misses === undefined)
       ? ["This kernel does not report missed runs: attempts may be too low."]
       : []),
     ...programs
       .filter(({ misses }) => misses)
-      .map(({ name, misses }) => `The kernel skipped ${misses} runs of ${name}: ${SHORT[name]}.`),
+      .map(
+        ({ name, misses }) =>
+          `The kernel skipped ${misses} runs of ${name}: ${cgroup && name === "count_exec" ? "of these, execs in the control group are not counted" : SHORT[name]}.`,
+      ),
     ...(unfollowed
       ? [
           `${unfollowed} calls could not be followed: their failures may be counted under the other call.`,
@@ -273,6 +292,7 @@ export function toPlain(snapshot: Snapshot) {
   return {
     time: snapshot.time.toISOString(),
     start_time: snapshot.startTime.toISOString(),
+    cgroup: snapshot.cgroup,
     execve_counter: headline(snapshot),
     attempts: snapshot.attempts,
     missed: snapshot.missed ?? null,

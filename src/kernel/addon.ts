@@ -44,6 +44,8 @@ export interface Tables {
    */
   readExecs(had?: number): Execs;
   readFailures(): Failures;
+  /** The control group outside of which nothing counts; undefined where there is none. */
+  readScope(): GroupScope | undefined;
   /** Waits until every program that runs now has ended; see Counters::barrier. */
   settle(): void;
   /**
@@ -70,6 +72,8 @@ export interface Session extends Tables {
    * to the retired row; returns how many.
    */
   retire(endedBefore: number): number;
+  /** Counts in the group of that number from now on. */
+  setScope(group: bigint): void;
 }
 
 export interface LoadOptions {
@@ -86,8 +90,20 @@ export interface LoadOptions {
   pins?: string | undefined;
   /** Whether to reuse what is pinned there, rather than to pin anew. */
   reuse?: boolean | undefined;
-  /** The directory of the control group outside of which nothing counts; not with pins. */
+  /**
+   * The path of the control group outside of which nothing counts, from the root of the unified
+   * hierarchy; "" for one that is never made again. Nothing counts until setScope().
+   */
   scope?: string | undefined;
+}
+
+/** See struct scope in bpf/execve_counter.h. */
+export interface GroupScope {
+  path: string;
+  /** 0 while there is none of that path. */
+  group: bigint;
+  /** How often it was made again. */
+  made: bigint;
 }
 
 /** Another process's meter; its counters can be edited: see native/follower.h. */
@@ -163,8 +179,8 @@ export interface Addon {
   ) => Follower;
   /** The ids of the maps of counters that loaded programs count in. */
   findCounters(): number[];
-  /** How the pinned meter counts: `flags` and `rows` as load() was given them. */
-  pinned(pins: string): { flags: string[]; rows: number };
+  /** How the pinned meter counts: `flags`, `rows` and `scope` as load() was given them. */
+  pinned(pins: string): { flags: string[]; rows: number; scope?: string };
   /** Empties the slot pinned there, not through a symbolic link, if it can. */
   emptySlot(path: string): void;
   /** Mounts bpffs, for all processes. */

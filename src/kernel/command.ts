@@ -35,8 +35,3 @@ export function endBy(signal: number): void {
 export function findLogin(uid: number, gid: number): Login | undefined {
   return translated([], () => loadAddon().login(uid, gid));
 }
-
-/** Mounts the unified hierarchy for this process alone; returns the directory's descriptor. */
-export function mountControlGroups(): number {
-  return translated([], () => loadAddon().mountAlone("cgroup2"));
-}

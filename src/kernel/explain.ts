@@ -77,7 +77,7 @@ export function explain(failure: KernelFailure, here: Circumstances): UserError 
   if (step === "load" && /helper bpf_probe_read|unknown func bpf_probe_read/.test(because)) {
     return unable(
       `lockdown=confidentiality forbids BPF to read the kernel's memory (${because})`,
-      `leave ${READ_LABELS.join(", ")} out of --by, and before Linux 5.11 give --attempts off without --failures; or boot with lockdown=integrity`,
+      `leave out --cgroup, and ${READ_LABELS.join(", ")} of --by, and before Linux 5.11 give --attempts off without --failures; or boot with lockdown=integrity`,
     );
   }
 

@@ -16,6 +16,7 @@ import {
   type Addon,
   type Execs,
   type Failures,
+  type GroupScope,
   isNativeError,
   type MapInfo,
   type Session,
@@ -23,6 +24,7 @@ import {
 } from "./addon.ts";
 import { fileOrNothing } from "./capabilities.ts";
 import { beginAnew, type Step } from "./explain.ts";
+import { groupNumber, requireGroup, type Scope } from "./groups.ts";
 import { lockdownMode } from "./lockdown.ts";
 import { type ListChange, watchOnly } from "./ownlist.ts";
 import { type Pins, preparePins, UnfitPins, unpin } from "./pins.ts";
@@ -52,8 +54,8 @@ export interface MeterOptions {
   pin: string | undefined;
   /** Begin anew where what is pinned there does not fit; it then needs replace(). */
   pinReplace?: boolean | undefined;
-  /** The directory of the control group outside of which nothing counts; not with pin. */
-  scope?: string | undefined;
+  /** The control group outside of which nothing counts; undefined for the whole host. */
+  scope?: Scope | undefined;
   /** Receives libbpf's messages, a line each. */
   log: (line: string) => void;
 }
@@ -63,8 +65,8 @@ export interface Meter {
   readonly startTime: Date;
   /** Whether attempts are counted. */
   readonly attempts: boolean;
-  /** Whether it counts in one control group only. */
-  readonly scoped: boolean;
+  /** The path of the only control group that it counts in: see Scope; undefined for none. */
+  readonly scope: string | undefined;
   readonly by: readonly Label[];
   /** The program that counts the number on the printed line. */
   readonly headlineProgram: string;
@@ -75,6 +77,8 @@ export interface Meter {
   readExecs(had?: number): Execs;
   /** Undefined where failures are not counted. */
   readFailures(): Failures | undefined;
+  /** Undefined where it counts on the whole host. */
+  readScope(): GroupScope | undefined;
   /** Whether rows can retire: a label ends with its control group. */
   readonly retires: boolean;
   /** The account's name, or the number where it has none, or none is known yet. */
@@ -169,12 +173,13 @@ export const PROGRAMS = {
 type Hook = keyof typeof PROGRAMS;
 
 /** The programs that these flags ask for. */
-function programsFor(hook: Hook, { attempts, failures, by }: MeterOptions): string[] {
+function programsFor(hook: Hook, { attempts, failures, by, scope }: MeterOptions): string[] {
   return [
     ...(attempts === "off" && !failures ? [] : PROGRAMS[hook].attempts),
     ...(failures ? [...PROGRAMS[hook].failures, "count_killed"] : []),
     "count_exec",
     ...(canRetire(by) ? ["end_group"] : []),
+    ...(scope?.path ? ["begin_scope", "end_scope"] : []),
   ];
 }
 
@@ -213,7 +218,8 @@ function start(
   let startTime: Date;
   try {
     if (pins?.reuse) requireSame(pins, addon.pinned(pins.path), programs, flags, rows, options);
-    const { scope } = options;
+    const scope = options.scope?.path;
+    if (options.scope && !pins?.reuse) requireGroup(options.scope);
     session.load({ programs, flags, rows, pins: pins?.path, reuse: pins?.reuse, scope });
     startTime = new Date(session.begin(Date.now()));
     // Another process may just have removed keys.
@@ -230,6 +236,7 @@ function start(
     }
     // The ends of calls before their entries, so that the end of every call followed is seen.
     for (const program of programs.toReversed()) session.attach(program);
+    if (options.scope && !pins?.reuse) enterScope(session, options.scope);
     if (!pins?.replaced) pins?.commit();
   } catch (error) {
     pins?.discard();
@@ -239,7 +246,6 @@ function start(
   return {
     ...reading(session, addon, by, failures, attempts ? PROGRAMS[hook].attempts[0] : undefined),
     libbpfVersion: addon.libbpfVersion,
-    scoped: options.scope !== undefined,
     startTime,
     reportsMisses: reportsTracepointMisses(release()) || hook === "raw" || !(attempts || failures),
     maps: session.maps(),
@@ -265,6 +271,14 @@ function start(
   };
 }
 
+/** Begins to count in a group; from now on the kernel sees it go and come. */
+function enterScope(session: Session, scope: Scope): void {
+  for (let group: bigint | undefined; groupNumber(scope) !== group; ) {
+    group = groupNumber(scope);
+    session.setScope(group ?? 0n);
+  }
+}
+
 /** How a meter counts otherwise than it was asked to, or may not be exact: a sentence each. */
 export function noticesOf(meter: OwnMeter): string[] {
   const { fallback, pin, reportsMisses, pinsOutlive } = meter;
@@ -286,13 +300,18 @@ export function noticesOf(meter: OwnMeter): string[] {
 /** @throws UserError, which names the flags, where the pinned counts were started with others */
 function requireSame(
   pins: Pins,
-  pinned: { flags: readonly string[]; rows: number },
+  pinned: { flags: readonly string[]; rows: number; scope?: string },
   programs: readonly string[],
   flags: readonly string[],
   rows: number,
-  { pin, by }: MeterOptions,
+  { pin, by, scope }: MeterOptions,
 ): void {
-  const words = (names: readonly string[], keys: readonly string[], rows: number) => {
+  const words = (
+    names: readonly string[],
+    keys: readonly string[],
+    rows: number,
+    cgroup: string | undefined,
+  ) => {
     const hook = Object.entries(PROGRAMS).find(([, { attempts }]) => names.includes(attempts[0]));
     const labels = LABELS.filter((label) => keys.includes(label)).join();
     return [
@@ -301,10 +320,11 @@ function requireSame(
       labels ? `--by ${labels}` : "no --by",
       // Without labels there is no choice.
       labels && by.length > 0 ? `--max-series ${rows}` : "",
+      cgroup === undefined ? "no --cgroup" : `--cgroup ${cgroup}`,
     ];
   };
-  const theirs = words(pins.programs, pinned.flags, pinned.rows);
-  const ours = words(programs, flags, rows);
+  const theirs = words(pins.programs, pinned.flags, pinned.rows, pinned.scope);
+  const ours = words(programs, flags, rows, scope?.path);
   const differ = (one: string[], other: string[]) => one.filter((word, i) => word !== other[i]);
   const [was, is] = [differ(theirs, ours), differ(ours, theirs)];
   if (was.length === 0) return;
@@ -334,13 +354,14 @@ export function reading(
   return {
     ...{
       attempts: attempts !== undefined,
-      scoped: false,
+      scope: translated([], () => tables.readScope())?.path,
       by,
       headlineProgram: attempts ?? "count_exec",
     },
     countersMap: maps.find(({ name }) => name === COUNTERS_MAP) as MapInfo,
     execsMap: maps.find(({ name }) => name === EXECS_MAP) as MapInfo,
     readCounters: () => translated([], () => tables.readCounters()),
+    readScope: () => translated([], () => tables.readScope()),
     readExecs: (had) => translated([], () => tables.readExecs(had)),
     retires: canRetire(by),
     readFailures: () => (failures ? translated([], () => tables.readFailures()) : undefined),

@@ -28,6 +28,7 @@ import {
   GROUPS_MAP,
   OWNERS_MAP,
   PIN_VERSION,
+  SCOPE_MAP,
   STATE_MAP,
 } from "../counts/abi.ts";
 import {
@@ -46,7 +47,7 @@ const UNFINISHED = "unfinished";
 const NEW = "-new";
 const NAMES = /^(?:unfinished|v\d+(?:-new)?)$/;
 const MAPS = [COUNTERS_MAP, EXECS_MAP, GROUPS_MAP, OWNERS_MAP, FAILURES_MAP, CALLS_MAP, STATE_MAP];
-const OURS = /^(?:enter|next|link)_(count_\w+|end_group)$/;
+const OURS = /^(?:enter|next|link)_(count_\w+|end_group|begin_scope|end_scope)$/;
 
 /** The functions of the addon that pins need. */
 export interface Native {
@@ -295,7 +296,7 @@ function takeStock(top: Directory, name: string): Stock {
     if (inside.dev !== outside.dev || inside.uid !== outside.uid) throw foreign(directory.path);
     const pins = directory.names();
     for (const pin of pins) {
-      const ours = MAPS.includes(pin) || OURS.test(pin);
+      const ours = MAPS.includes(pin) || pin === SCOPE_MAP || OURS.test(pin);
       if (!ours || !lstatSync(directory.at(pin)).isFile()) throw foreign(join(directory.path, pin));
     }
     return { directory, name, pins };
@@ -329,6 +330,7 @@ function programsIn(directory: Directory): string[] {
   const programs = [...new Set(found)];
   const expected = [
     ...MAPS,
+    ...(found.includes("end_scope") ? [SCOPE_MAP] : []),
     ...programs.flatMap((program) => ["enter", "next", "link"].map((each) => `${each}_${program}`)),
   ];
   const odd = pins.find((name) => !expected.includes(name));

@@ -28,6 +28,7 @@ export function read(meter: Meter): Snapshot {
   const failures = meter.readFailures();
   const counters = meter.readCounters();
   const programs = meter.programs();
+  const scope = meter.scope ? meter.readScope() : undefined;
 
   const counter = (key: string): bigint => {
     const value = counters.find(([name]) => name === key)?.[1];
@@ -39,7 +40,7 @@ export function read(meter: Meter): Snapshot {
   // A run that the kernel skipped was an exec too, but its labels are not known.
   const misses = programs.find(({ name }) => name === "count_exec")?.misses ?? 0n;
   // Of a scoped meter it is not known whether it was one in its control group.
-  const skipped = meter.scoped ? 0n : misses;
+  const skipped = meter.scope === undefined ? misses : 0n;
   const total = execs.total + skipped;
   const noRoom = execs.counts[other] as bigint;
   execs.counts[other] = noRoom + skipped;
@@ -57,6 +58,7 @@ export function read(meter: Meter): Snapshot {
       ? programs.find(({ name }) => name === meter.headlineProgram)?.misses
       : 0n,
     execs: total,
+    cgroup: scope && { path: scope.path, present: scope.group !== 0n, recreated: scope.made },
     by: meter.by,
     breakdown,
     // Made only where it is asked for: that takes longer than the rest of a read.

@@ -4,9 +4,9 @@
  */
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { ExitCode, UserError } from "../base/errors.ts";
-import { mountControlGroups } from "../kernel/command.ts";
+import { directoryIn, mountAlone, mountsIn } from "../kernel/groups.ts";
 
 const PREFIX = "execve-counter-stat-";
 
@@ -54,8 +54,7 @@ function ownGroup(): string {
   const found = locate(contentOf("/proc/self/mountinfo"), contentOf("/proc/self/cgroup"));
   if (found !== undefined) return found;
   // The kernel lists the hierarchy once it has been mounted.
-  const root = `/proc/self/fd/${mountControlGroups()}`;
-  return join(root, unifiedPath(contentOf("/proc/self/cgroup")) ?? "/");
+  return join(mountAlone(), unifiedPath(contentOf("/proc/self/cgroup")) ?? "/");
 }
 
 /**
@@ -65,25 +64,16 @@ function ownGroup(): string {
 export function locate(mountinfo: string, cgroup: string): string | undefined {
   const own = unifiedPath(cgroup);
   if (own === undefined) return undefined;
-  for (const line of mountinfo.split("\n")) {
-    const [mount = "", source = ""] = line.split(" - ");
-    const [, , , root = "", point = "", flags = ""] = mount.split(" ");
-    const [type, , superFlags = ""] = source.split(" ");
-    if (type !== "cgroup2" || isReadOnly(flags) || isReadOnly(superFlags)) continue;
-    const below = relative(unescaped(root), own);
-    if (below !== ".." && !below.startsWith("../")) return join(unescaped(point), below);
+  for (const mount of mountsIn(mountinfo)) {
+    const directory =
+      mount.type === "cgroup2" && !mount.readOnly ? directoryIn(mount, own) : undefined;
+    if (directory !== undefined) return directory;
   }
   return undefined;
 }
 
-const isReadOnly = (flags: string) => flags.split(",").includes("ro");
-
 /** The path of the group in the unified hierarchy. */
 const unifiedPath = (cgroup: string) => /^0::(\/.*)$/m.exec(cgroup)?.[1];
-
-/** A path in mountinfo: blanks are three octal digits. */
-const unescaped = (path: string) =>
-  path.replaceAll(/\\([0-7]{3})/g, (_, digits) => String.fromCharCode(Number.parseInt(digits, 8)));
 
 /** Removes what killed processes have left, where nothing is in it any more. */
 function sweep(parent: string): void {

@@ -79,9 +79,14 @@ export function table({ words, outcome, snapshot, left }: Result, top: number): 
       : left > 1
         ? [`${left} processes of it still run, and count no more`]
         : [];
-  const notes = [...end, ...outlive];
+  const { cgroup } = snapshot;
+  const again = cgroup?.recreated
+    ? [`the control group was made again, ${cgroup.recreated} times, and counted on`]
+    : [];
+  const notes = [...end, ...outlive, ...again];
+  const scope = cgroup ? `, in control group ${cgroup.path}` : "";
   return [
-    visible(`execve-counter: ${words.join(" ")}`),
+    visible(`execve-counter: ${words.join(" ")}${scope}`),
     "",
     ...lines.map(([count, text]) => visible(`${count.padStart(number + 2)}  ${text}`).trimEnd()),
     ...(notes.length > 0 ? ["", ...notes] : []),
@@ -113,13 +118,13 @@ function byCount(failures: Snapshot["failures"]): [name: string, count: bigint][
 
 /** The same as one object; all rows are in it. */
 export function plain({ words, outcome, snapshot, left }: Result) {
-  const { attempts, missed, execs, failures, checks, unfollowed } = toPlain(snapshot);
+  const { cgroup, attempts, missed, execs, failures, checks, unfollowed } = toPlain(snapshot);
   return {
     command: words,
     exit_code: outcome.signal === 0 ? outcome.code : null,
     signal: outcome.signal === 0 ? null : signalName(outcome.signal),
     seconds: Number(seconds(outcome)),
-    ...{ attempts, missed, execs },
+    ...{ cgroup, attempts, missed, execs },
     execs_per_second: Number(rate(execs, outcome)),
     execs_by: sorted(snapshot).map(({ labels, count }) => ({ ...labels, execs: count })),
     ...{ failures, checks, unfollowed },

@@ -6,6 +6,7 @@ import type { Label } from "../counts/labels.ts";
 import type { Snapshot } from "../counts/snapshot.ts";
 import { isNativeError } from "../kernel/addon.ts";
 import { runCommand } from "../kernel/command.ts";
+import type { Scope } from "../kernel/groups.ts";
 import { type Attempts, noticesOf, openOwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
 import { caller } from "./caller.ts";
@@ -16,6 +17,8 @@ export interface StatOptions {
   attempts: Attempts;
   failures: boolean;
   by: readonly Label[];
+  /** The control group to count in meanwhile; undefined for the command's own. */
+  cgroup?: Scope;
   maxSeries: number;
   output: "text" | "json";
   /** Rows of the table that are printed. */
@@ -47,7 +50,8 @@ export function stat(words: readonly string[], options: StatOptions): Report {
   try {
     const meter = openOwnMeter({
       ...options,
-      ...{ watch: [], pin: undefined, scope: group.path, log: log.debug },
+      ...{ watch: [], pin: undefined, log: log.debug },
+      scope: options.cgroup ?? { path: "", directory: group.path },
     });
     try {
       for (const notice of noticesOf(meter)) log.warn(notice);
@@ -75,8 +79,11 @@ function linesOf(result: Result, { output, top }: StatOptions): string[] {
 }
 
 /** Why the counts may be too low, in sentences. Skipped runs are those of the whole host. */
-export function doubtsOf({ programs, unfollowed, noRoom }: Snapshot): string[] {
+export function doubtsOf({ cgroup, programs, unfollowed, noRoom }: Snapshot): string[] {
   return [
+    ...(cgroup && !cgroup.present
+      ? [`the control group ${cgroup.path} is gone: nothing counted from then on`]
+      : []),
     ...programs
       .filter(({ misses }) => misses)
       .map(

@@ -6,6 +6,7 @@ import { printable } from "../base/text.ts";
 import type { Label } from "../counts/labels.ts";
 import { History, Rates } from "../counts/rates.ts";
 import type { Series, Snapshot } from "../counts/snapshot.ts";
+import type { Scope } from "../kernel/groups.ts";
 import { type Attempts, type Meter, openOwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
 import { chooseMeter, findMeters, openRunningMeter, type RunningMeter } from "../kernel/running.ts";
@@ -14,6 +15,8 @@ import type { Moment } from "./frame.ts";
 export interface SourceOptions {
   /** Undefined for the labels of the running meter, or for the command. */
   by: readonly Label[] | undefined;
+  /** The control group to count in; undefined for that of the running meter, or for none. */
+  cgroup: Scope | undefined;
   /** The map of the running meter; undefined for the only meter, or none. */
   map: number | undefined;
   /** How to count attempts, and room for rows, where no meter runs. */
@@ -35,7 +38,7 @@ export class Source {
   #seen: Seen;
   #log: (line: string) => void;
   readonly #notices: readonly string[];
-  readonly #wanted: readonly Label[] | undefined;
+  readonly #wanted: Wanted;
   readonly #interval: number;
   /** The maps of running meters that are not the next one. */
   readonly #known: number[];
@@ -45,8 +48,8 @@ export class Source {
    *
    * @throws UserError
    */
-  constructor({ by, map, attempts, maxSeries, interval }: SourceOptions, log: Log) {
-    this.#wanted = by;
+  constructor({ by, cgroup, map, attempts, maxSeries, interval }: SourceOptions, log: Log) {
+    this.#wanted = { by, cgroup };
     this.#interval = interval;
     this.#log = log.debug;
     const notices: string[] = [];
@@ -67,7 +70,7 @@ export class Source {
       }
       if (map !== undefined) {
         const remedy =
-          "leave out --map to count with top's own meter, or start the meter with those labels";
+          "leave out --map to count with top's own meter, or start the meter with those options";
         throw new UserError(seen, remedy, ExitCode.failed);
       }
       notices.push(seen);
@@ -76,7 +79,8 @@ export class Source {
       attempts,
       // With --attempts off no other system call may take longer.
       failures: attempts !== "off",
-      ...{ by: by ?? ["command"], maxSeries, watch: [], pin: undefined, log: log.debug },
+      ...{ by: by ?? ["command"], maxSeries, watch: [], scope: cgroup },
+      ...{ pin: undefined, log: log.debug },
     });
     if (meter.fallback) notices.push(`${meter.fallback}: the raw hook counts`);
     this.#seen = this.#see(meter);
@@ -125,9 +129,15 @@ export class Source {
       snapshot,
       ...{ rows: named("exec"), retired: named("retired")[0] },
       samples: [...history.samples],
-      source: this.isRunning ? `meter of map ${this.#seen.meter.countersMap.id}` : "own meter",
+      source: this.#name(),
       notice: [...this.#notices, ...trouble].join("; "),
     };
+  }
+
+  #name(): string {
+    const { scope, countersMap } = this.#seen.meter;
+    const name = this.isRunning ? `meter of map ${countersMap.id}` : "own meter";
+    return scope === undefined ? name : `${name} in ${printable(scope)}`;
   }
 
   close(): void {
@@ -187,10 +197,13 @@ export class Source {
   }
 }
 
-/** Why a running meter is not the right one: it does not count by the labels asked for. */
-function lack({ by, countersMap }: Meter, wanted: readonly Label[] | undefined) {
+type Wanted = Pick<SourceOptions, "by" | "cgroup">;
+
+/** Why a running meter is not the right one: it counts elsewhere, or not by the labels asked for. */
+function lack({ by, scope, countersMap }: Meter, { by: labels, cgroup }: Wanted) {
   const name = `the meter of map ${countersMap.id}`;
+  if (cgroup && cgroup.path !== scope) return `${name} does not count in ${cgroup.path} alone`;
   if (by.length === 0) return `${name} counts by no label`;
-  const missing = wanted?.filter((label) => !by.includes(label)) ?? [];
+  const missing = labels?.filter((label) => !by.includes(label)) ?? [];
   return missing.length > 0 ? `${name} does not count by ${missing.join(" or ")}` : undefined;
 }

@@ -112,6 +112,18 @@ const FAMILIES: readonly Family[] = [
     samples: (_, { watchFile }) => (watchFile ? [[{}, watchFile.successTime]] : []),
   },
   {
+    name: "execve_counter_cgroup_present",
+    type: "gauge",
+    help: "Whether the control group of --cgroup is there: else nothing counts.",
+    samples: ({ cgroup }) => (cgroup ? [[{ cgroup: cgroup.path }, cgroup.present ? 1 : 0]] : []),
+  },
+  {
+    name: "execve_counter_cgroup_recreated_total",
+    type: "counter",
+    help: "How often the control group of --cgroup was removed and made again.",
+    samples: ({ cgroup }) => (cgroup ? [[{ cgroup: cgroup.path }, cgroup.recreated]] : []),
+  },
+  {
     name: "execve_counter_table_entries",
     type: "gauge",
     help: "Entries in use in a table of the kernel.",

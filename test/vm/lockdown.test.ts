@@ -39,7 +39,7 @@ test.each(chosen(LOCKED))("%s", async (name) => {
   // The name of a control group is in the kernel's memory.
   const { status, stderr } = starts["--by container"] as Run;
   expect(stderr).toMatch(
-    /^.* error: lockdown=confidentiality forbids .*\n.* to do: leave container/,
+    /^.* error: lockdown=confidentiality forbids .*\n.* to do: leave out --cgroup, and container/,
   );
   expect(status).toBe(3);
   expect(starts["--attempts off"]).toMatchObject({ status: 0, stderr: "" });

@@ -7,8 +7,10 @@ import {
   FAILURES_MAP,
   GROUPS_MAP,
   MAX_COMMAND_BYTES,
+  MAX_SCOPE_BYTES,
   OWNERS_MAP,
   PIN_VERSION,
+  SCOPE_MAP,
   STATE_MAP,
   WATCH_FILE_KEY,
   watchedName,
@@ -25,6 +27,8 @@ test("the keys are those of the ABI header", () => {
   expect(define("FAILURES_MAP")).toBe(FAILURES_MAP);
   expect(define("STATE_MAP")).toBe(STATE_MAP);
   expect(define("PIN_VERSION")).toBe(PIN_VERSION);
+  expect(define("SCOPE_MAP")).toBe(SCOPE_MAP);
+  expect(Number.parseInt(define("SCOPE_PATH_SIZE") ?? "", 10) - 1).toBe(MAX_SCOPE_BYTES);
   expect(define("GROUPS_MAP")).toBe(GROUPS_MAP);
   expect(define("OWNERS_MAP")).toBe(OWNERS_MAP);
   expect(define("KEY_EXECVE")).toBe(EXECVE_KEY);

@@ -113,7 +113,7 @@ test.each([
 ])("%s: that is lockdown's doing", (detail) => {
   const error = explain({ step: "load", subject: "", code: "EINVAL", detail, verdict: true }, ROOT);
   expect(error.message).toContain("lockdown=confidentiality forbids");
-  expect(error.remedy).toContain("leave container, unit, path out of --by");
+  expect(error.remedy).toContain("container, unit, path of --by");
   expect(error.exitCode).toBe(ExitCode.unable);
 });
 

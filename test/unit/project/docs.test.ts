@@ -18,6 +18,7 @@ const FOREIGN_FLAGS = {
   "--all": "kubectl",
   "--build-arg": "podman",
   "--global": "npm",
+  "--cgroupns": "docker",
   "--heap-growing-percent": "V8",
   "--ignore-scripts": "npm",
   "--yes": "npx",

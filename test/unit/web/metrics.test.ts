@@ -16,6 +16,7 @@ const AGENT = {
   ...{ version: "1.2.3", nodeVersion: "v20.0.0", libbpfVersion: "1.1", readErrors: 0 },
   watchFile: { successful: true, successTime: 1_764_000_000.5 },
 };
+const CGROUP = { path: "/system.slice/cron.service", present: true, recreated: 2n };
 const NOTHING = new Registry();
 
 /** The exposition as text, made by one that has made none before. */
@@ -26,12 +27,12 @@ async function render(type: ContentType, counts: Snapshot, agent: Agent, process
 // Change the goldens with: node_modules/.bin/vitest run --config test/vitest.config.mts --update
 // promtool reads the first in test/kernel/prometheus.test.ts.
 test("the exposition is the golden one, as text", async () => {
-  const exposition = await render(TEXT, snapshot(), AGENT, NOTHING);
+  const exposition = await render(TEXT, snapshot({ cgroup: CGROUP }), AGENT, NOTHING);
   await expect(exposition).toMatchFileSnapshot("golden/metrics.txt");
 });
 
 test("the exposition is the golden one, as OpenMetrics", async () => {
-  const exposition = await render(OPEN_METRICS, snapshot(), AGENT, NOTHING);
+  const exposition = await render(OPEN_METRICS, snapshot({ cgroup: CGROUP }), AGENT, NOTHING);
   await expect(exposition).toMatchFileSnapshot("golden/openmetrics.txt");
   expect(exposition.endsWith("\n# EOF\n")).toBe(true);
 });
@@ -68,6 +69,16 @@ test("without --watch-file nothing is said of one; a file that is not in force i
   expect(await of({ successful: false, successTime: 7 })).toEqual([
     "execve_counter_watch_file_last_reload_successful 0",
     "execve_counter_watch_file_last_reload_success_timestamp_seconds 7",
+  ]);
+});
+
+test("without --cgroup nothing is said of one; one that is gone is 0", async () => {
+  const of = async (cgroup?: Snapshot["cgroup"]) =>
+    (await render(TEXT, snapshot({ cgroup }), AGENT, NOTHING)).match(/^execve_counter_cgroup.*/gm);
+  expect(await of()).toBeNull();
+  expect(await of({ path: "/a", present: false, recreated: 0n })).toEqual([
+    'execve_counter_cgroup_present{cgroup="/a"} 0',
+    'execve_counter_cgroup_recreated_total{cgroup="/a"} 0',
   ]);
 });
 
