@@ -57,13 +57,14 @@ export class Retirement {
 
   /**
    * What ended before may retire. Whoever scrapes has had its last counts, unless half of the
-   * table is taken and no scrape comes. A scraper has the same time to come back when an agent
-   * has just reused pins.
+   * table is taken and no scrape has come for so long. A scraper has the same time to come back
+   * when an agent has just reused pins.
    */
   #endedBefore(read: () => Snapshot | undefined): number {
     const aged = this.#meter.bootTime() - this.#after;
-    const had = this.#scraped ?? (aged > this.#started ? aged : 0);
-    return aged <= had || (aged > 0 && isCrowded(read())) ? aged : had;
+    const had = this.#scraped;
+    if (had === undefined) return aged > this.#started ? aged : 0;
+    return aged <= had || isCrowded(read()) ? aged : had;
   }
 }
 

@@ -70,6 +70,12 @@ test("where more than half of the rows are taken, no row waits for a scrape", ()
   expect(retiredAt(retirement, 500 * MINUTE, 51)).toBe(485 * MINUTE);
 });
 
+test("but a scraper has that time to come back to an agent that has just started", () => {
+  const retirement = new Retirement(meter, 15 * MINUTE, log);
+  expect(retiredAt(retirement, 114 * MINUTE, 90)).toBe(0);
+  expect(retiredAt(retirement, 116 * MINUTE, 90)).toBe(101 * MINUTE);
+});
+
 test("soon after boot nothing is old enough", () => {
   clock = MINUTE;
   const retirement = new Retirement(meter, 15 * MINUTE, log);
