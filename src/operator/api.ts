@@ -232,6 +232,16 @@ function asApiError(error: unknown): ApiError {
   return new ApiError(0, code ?? name, `cannot reach the API server (${code ?? message})`);
 }
 
+/** What to do about an error; undefined where it may pass by itself. */
+export function remedyOf({ code, reason }: ApiError): string | undefined {
+  if (reason === "Silent" || reason === "Timeout") return undefined;
+  if (code === 404) return "install the resource's definition: kubectl apply -k deploy/operator";
+  if (code === 403) return "give the operator its rights: kubectl apply -k deploy/operator";
+  if (code === 401)
+    return "see whether the service account, or the user of the kubeconfig, still exists";
+  return undefined;
+}
+
 /**
  * Finds the cluster: the file, else $KUBECONFIG, ~/.kube/config, or the pod's service account.
  *

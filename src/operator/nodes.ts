@@ -93,12 +93,8 @@ export function classify(node: Node, resource: Resource, seen: Seen, now: number
     ...(reason ? { reason } : {}),
     ...(message ? { message: firstLine(message) } : {}),
   });
-  const { "kubernetes.io/os": os = "unknown", "kubernetes.io/arch": arch = "unknown" } = labels;
-  if (os !== "linux") return verdict("unsupported", "NotLinux", os);
-  if (!["amd64", "arm64"].includes(arch)) return verdict("unsupported", "UnsupportedArch", arch);
-  if (!placesOf(resource, "unpin").some((place) => place.every((each) => matches(each, labels)))) {
-    return verdict("unsupported", "Virtual");
-  }
+  const unsupported = unsupportedFor(resource, labels);
+  if (unsupported) return verdict("unsupported", ...unsupported);
   if (!isSelected(resource, labels)) return verdict("excluded", "Selector");
   const taint = (node.spec?.taints ?? []).find(
     (each) =>
@@ -135,14 +131,28 @@ export function classify(node: Node, resource: Resource, seen: Seen, now: number
   return verdict("counting");
 }
 
+/** Why no agent can run on a node with these labels; undefined where one can. */
+export function unsupportedFor(
+  resource: Resource,
+  labels: Record<string, string>,
+): [reason: Reason, message?: string] | undefined {
+  const { "kubernetes.io/os": os = "unknown", "kubernetes.io/arch": arch = "unknown" } = labels;
+  if (os !== "linux") return ["NotLinux", os];
+  if (!["amd64", "arm64"].includes(arch)) return ["UnsupportedArch", arch];
+  const places = placesOf(resource, "unpin");
+  return isIn(places, labels) ? undefined : ["Virtual"];
+}
+
+/** Whether labels fulfil all of one of the terms. */
+function isIn(places: readonly Expression[][], labels: Record<string, string>): boolean {
+  return places.some((place) => place.every((each) => matches(each, labels)));
+}
+
 /** Whether the resource wants the node to count, by its labels. */
 function isSelected(resource: Resource, labels: Record<string, string>): boolean {
   const selector = Object.entries(nodeSelectorOf(resource, "meter"));
   const places = [...placesOf(resource, "meter"), ...placesOf(resource, "canary")];
-  return (
-    selector.every(([key, value]) => labels[key] === value) &&
-    places.some((place) => place.every((each) => matches(each, labels)))
-  );
+  return selector.every(([key, value]) => labels[key] === value) && isIn(places, labels);
 }
 
 /** Whether labels fulfil an expression, as the scheduler has it. */

@@ -6,7 +6,7 @@ import { ExitCode, UserError } from "../base/errors.ts";
 import { createLog, type Level, type Log } from "../base/log.ts";
 import { type Address, type Page, serve, TEXT } from "../http/server.ts";
 import { Agents } from "./agents.ts";
-import { type Api, ApiError, connect, isMissing, pathOf, pluralOf } from "./api.ts";
+import { type Api, ApiError, connect, isMissing, pathOf, pluralOf, remedyOf } from "./api.ts";
 import { Cache, type CacheOptions, keyOf } from "./cache.ts";
 import { INSTANCE_LABEL, MANAGED_LABEL, MANAGER } from "./children.ts";
 import { slim, slimNode, slimPod } from "./keep.ts";
@@ -77,6 +77,7 @@ export class Operator {
   /** What was logged last of a path or resource: the same is not logged again. */
   readonly #logged = new Map<string, string>();
   readonly #told = new Map<string, number>();
+  readonly #digests = new WeakMap<object, string>();
   #leads = false;
   #synced = false;
 
@@ -124,7 +125,12 @@ export class Operator {
         onChange: (pod) => this.#add(ownerOf(pod), GATHER_MS),
       }),
       answerOf: (pod) => this.#agents.answerOf(pod),
-      digestOf: ({ spec }) => listDigest(spec.watch),
+      digestOf: ({ spec }) => {
+        // Asked for each pod: of a long list it is worth keeping.
+        const digest = this.#digests.get(spec) ?? listDigest(spec.watch);
+        this.#digests.set(spec, digest);
+        return digest;
+      },
     };
     for (const kind of CHILDREN) this.#addChild(kind);
     this.#reconciler = new Reconciler(api, this.#world, this.#tell, this.#end.signal);
@@ -309,15 +315,6 @@ export class Operator {
     const remedy = known ? remedyOf(error) : undefined;
     if (remedy) this.#log.error(`to do: ${remedy}`);
   }
-}
-
-function remedyOf({ code, reason }: ApiError): string | undefined {
-  if (reason === "Silent" || reason === "Timeout") return undefined;
-  if (code === 404) return "install the resource's definition: kubectl apply -k deploy/operator";
-  if (code === 403) return "give the operator its rights: kubectl apply -k deploy/operator";
-  if (code === 401)
-    return "see whether the service account, or the user of the kubeconfig, still exists";
-  return undefined;
 }
 
 /** The key of the resource that an object was made for. */

@@ -11,11 +11,10 @@ import {
   daemonSetName,
   holds,
   INSTANCE_LABEL,
-  placesOf,
   surplusOf,
   unpinOf,
 } from "./children.ts";
-import { type Answer, classify, matches, type Verdict } from "./nodes.ts";
+import { type Answer, classify, unsupportedFor, type Verdict } from "./nodes.ts";
 import { API_VERSION, GROUP, PLURAL, type Resource, type Status } from "./resource.ts";
 import { conditionOf, type Said, sameStatus, statusOf } from "./status.ts";
 import type { DaemonSet, KubernetesObject, Node, Pod } from "./types.ts";
@@ -238,12 +237,11 @@ export class Reconciler {
   #podsByNode(resource: Resource): { own: Map<string, Pod[]>; others: Map<string, string> } {
     const own = new Map<string, Pod[]>();
     const others = new Map<string, string>();
-    const { namespace, name } = resource.metadata;
     for (const pod of this.#world.pods.values()) {
       const node = nodeOf(pod);
       const { labels = {}, deletionTimestamp } = pod.metadata;
       if (!node || deletionTimestamp || labels[COMPONENT_LABEL] === "unpin") continue;
-      if (pod.metadata.namespace === namespace && labels[INSTANCE_LABEL] === name) {
+      if (isOf(resource, pod)) {
         own.set(node, [...(own.get(node) ?? []), pod]);
       } else {
         others.set(node, `${pod.metadata.namespace}/${labels[INSTANCE_LABEL]}`);
@@ -379,11 +377,16 @@ export class Reconciler {
   async #finalize(resource: Resource): Promise<number | undefined> {
     const { finalizers = [], uid = "", deletionTimestamp = "" } = resource.metadata;
     if (!finalizers.includes(FINALIZER)) return undefined;
-    if (
-      resource.spec.onDelete === "Unpin" &&
-      !(await this.#unpin(resource, Date.parse(deletionTimestamp)))
-    ) {
-      return WAIT_MS;
+    if (resource.spec.onDelete === "Unpin") {
+      const deleted = Date.parse(deletionTimestamp);
+      try {
+        if (!(await this.#unpin(resource, deleted))) return WAIT_MS;
+      } catch (error) {
+        // A namespace that is being deleted takes no DaemonSet, and waits for this resource.
+        const refused = error instanceof ApiError && [403, 404, 422].includes(error.code);
+        if (!refused || Date.now() < deleted + END_MS + UNPIN_MS) throw error;
+        this.#tell(resource, "Warning", "NotUnpinned", `nothing is unpinned: ${error.message}`);
+      }
     }
     await this.#setFinalizers(
       resource,
@@ -398,18 +401,11 @@ export class Reconciler {
     for (const set of this.#daemonSets(resource)) {
       if (!set.metadata.deletionTimestamp) await this.#delete("apps/v1 DaemonSet", set);
     }
-    const nodes = [...this.#world.nodes.values()].filter(({ metadata: { labels = {} } }) =>
-      placesOf(resource, "unpin").some(
-        (place) =>
-          labels["kubernetes.io/os"] === "linux" && place.every((each) => matches(each, labels)),
-      ),
+    const nodes = [...this.#world.nodes.values()].filter(
+      ({ metadata: { labels = {} } }) => !unsupportedFor(resource, labels),
     );
     const up = new Set(nodes.filter(isReady).map(({ metadata }) => metadata.name));
-    const pods = [...this.#world.pods.values()].filter(
-      ({ metadata: { namespace, labels = {} } }) =>
-        namespace === resource.metadata.namespace &&
-        labels[INSTANCE_LABEL] === resource.metadata.name,
-    );
+    const pods = [...this.#world.pods.values()].filter((pod) => isOf(resource, pod));
     // A pod that is being started would pin again what has been unpinned.
     const counting = new Set(
       pods.filter(({ metadata }) => metadata.labels?.[COMPONENT_LABEL] !== "unpin").map(nodeOf),
@@ -469,6 +465,12 @@ export class Reconciler {
     const condition = conditionOf(said, generation, before, new Date());
     await this.#write(resource, { ...before, conditions: [...others, condition] });
   }
+}
+
+/** Whether a pod was made for the resource, by whatever DaemonSet. */
+export function isOf({ metadata }: Resource, pod: Pod): boolean {
+  const { namespace, labels = {} } = pod.metadata;
+  return namespace === metadata.namespace && labels[INSTANCE_LABEL] === metadata.name;
 }
 
 const ageOf = ({ metadata }: Resource) => `${metadata.creationTimestamp} ${metadata.uid}`;

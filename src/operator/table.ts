@@ -1,10 +1,11 @@
 /** `operator nodes`: each node with whether it counts, and why not. */
+import { ExitCode, UserError } from "../base/errors.ts";
 import { printable } from "../base/text.ts";
-import { connect, pathOf } from "./api.ts";
+import { ApiError, connect, pathOf, remedyOf } from "./api.ts";
 import { keyOf } from "./cache.ts";
 import { COMPONENT_LABEL, INSTANCE_LABEL, MANAGED_LABEL, MANAGER } from "./children.ts";
 import { classify, REASONS, type Verdict } from "./nodes.ts";
-import { nodeOf } from "./reconcile.ts";
+import { isOf, nodeOf } from "./reconcile.ts";
 import { API_VERSION, GROUP, PLURAL, type Resource } from "./resource.ts";
 import type { Node, Pod } from "./types.ts";
 
@@ -12,7 +13,7 @@ export interface NodeRow extends Verdict {
   resource: string;
 }
 
-/** Looks once; what agents tell only the operator is not in it. @throws ApiError */
+/** Looks once; what agents tell only the operator is not in it. @throws UserError */
 export async function nodeRows(kubeconfig: string | undefined): Promise<NodeRow[]> {
   const { api } = await connect(kubeconfig);
   const list = async <T>(path: string, query = {}) =>
@@ -22,20 +23,22 @@ export async function nodeRows(kubeconfig: string | undefined): Promise<NodeRow[
     list<Resource>(pathOf(`${GROUP}/${API_VERSION}`, PLURAL)),
     list<Node>(pathOf("v1", "nodes")),
     list<Pod>(pathOf("v1", "pods"), { labelSelector }),
-  ]);
-  api.close();
+  ])
+    .catch((error) => {
+      if (!(error instanceof ApiError)) throw error;
+      const remedy = remedyOf(error) ?? "see whether kubectl reaches the cluster";
+      throw new UserError(error.message, remedy, ExitCode.failed);
+    })
+    .finally(() => api.close());
   const now = Date.now();
+  const agents = pods.filter(
+    ({ metadata: { labels = {}, deletionTimestamp } }) =>
+      labels[COMPONENT_LABEL] !== "unpin" && !deletionTimestamp,
+  );
   return resources.flatMap((resource) => {
-    const { namespace, name, creationTimestamp = "" } = resource.metadata;
-    const ours = pods.filter(
-      ({ metadata: { labels = {}, deletionTimestamp, ...pod } }) =>
-        pod.namespace === namespace &&
-        labels[INSTANCE_LABEL] === name &&
-        labels[COMPONENT_LABEL] !== "unpin" &&
-        !deletionTimestamp,
-    );
-    const others = pods.filter((pod) => !ours.includes(pod));
-    const missing = now - Date.parse(creationTimestamp);
+    const ours = agents.filter((pod) => isOf(resource, pod));
+    const others = agents.filter((pod) => !ours.includes(pod));
+    const missing = now - Date.parse(resource.metadata.creationTimestamp ?? "");
     return nodes.map((node) => {
       const on = (pod: Pod) => nodeOf(pod) === node.metadata.name;
       const other = others.find(on)?.metadata;

@@ -79,7 +79,8 @@ export class Cluster {
     const [nsenter = "", ...words] = [...this.onNode, command, ...args];
     // Not at once, as sh() does: fake nodes and what else is in this process go on meanwhile.
     const child = spawn(nsenter, words);
-    child.stdin.end(stdin);
+    // It need not read it, nor all of it.
+    child.stdin.on("error", () => {}).end(stdin);
     const [stdout, stderr] = [text(child.stdout), text(child.stderr)];
     const [status] = await once(child, "close");
     if (status === 0) return stdout;

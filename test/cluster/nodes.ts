@@ -91,7 +91,8 @@ export class FakeNodes {
   }
 
   async #register(name: string): Promise<void> {
-    const labels = { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", [FAKE]: "" };
+    const system = { "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64" };
+    const labels = { "kubernetes.io/hostname": name, ...system, [FAKE]: "" };
     await this.#cluster.api("POST", "/api/v1/nodes", {
       metadata: { name, labels },
       spec: { taints: [{ key: FAKE, effect: "NoSchedule" }] },

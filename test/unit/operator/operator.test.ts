@@ -278,6 +278,25 @@ test("deleted, it ends the agents first, then unpins on every node, and says wha
   expect(server.get(`${APPS}/fleet-unpin`)).toBeUndefined();
 });
 
+test("in a namespace that is being deleted it gives up, says so, and lets the resource go", async () => {
+  putNode("a");
+  server.fault = ({ verb, path }) =>
+    verb === "patch" && path.includes("unpin") ? refuse(403, "Forbidden") : undefined;
+  const long = (ms: number) => new Date(Date.now() - ms).toISOString();
+  make({}, { finalizers: [FINALIZER], deletionTimestamp: long(100_000) });
+  await start();
+  await sleep(1500);
+  expect(server.get(RESOURCE)).toBeDefined();
+  const { metadata } = server.get(RESOURCE);
+  server.put(RESOURCE, {
+    ...server.get(RESOURCE),
+    metadata: { ...metadata, deletionTimestamp: long(200_000) },
+  });
+  await until("the end", () => !server.get(RESOURCE), 10_000);
+  await until("an event", () => events().length > 0);
+  expect(events()).toEqual(["NotUnpinned: nothing is unpinned: Forbidden by the test"]);
+});
+
 test("with Retain it goes at once", async () => {
   putNode("a");
   putPod("a");

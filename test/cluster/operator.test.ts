@@ -1,0 +1,356 @@
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { parseAllDocuments } from "yaml";
+import { API_VERSION, GROUP, PLURAL } from "../../src/operator/resource.ts";
+import type { Any } from "../support/apiserver.ts";
+import { projectPath, readProjectFile } from "../support/files.ts";
+import { Installation } from "../support/installation.ts";
+import { BPFTOOL, CLI, type Counts, result, sh, until } from "../support/meter.ts";
+import { Cluster } from "./cluster.ts";
+
+const NAMESPACE = "execve-counter";
+const IMAGE = "localhost/fleet:1";
+const NEXT = "localhost/fleet:2";
+const RESOURCES = `/apis/${GROUP}/${API_VERSION}/namespaces/${NAMESPACE}/${PLURAL}`;
+const FLEET = `${RESOURCES}/fleet`;
+const PODS = `/api/v1/namespaces/${NAMESPACE}/pods`;
+const SETS = `/apis/apps/v1/namespaces/${NAMESPACE}/daemonsets`;
+const PINS = `/sys/fs/bpf/execve-counter/${NAMESPACE}_fleet`;
+
+let cluster: Cluster;
+
+beforeAll(async () => {
+  cluster = await Cluster.up(`${GROUP}/${API_VERSION}`);
+  await loadImages();
+  const [crd, ...rest] = manifests();
+  await cluster.apply(crd);
+  await cluster.served(`${GROUP}/${API_VERSION}`);
+  await cluster.apply(...rest);
+});
+
+afterAll(async () => {
+  await cluster?.down();
+});
+
+/** What kubectl applies of deploy/operator, with an image that is there. */
+function manifests(): Any[] {
+  return ["crd.yaml", "namespace.yaml", "rbac.yaml", "deployment.yaml"]
+    .flatMap((file) => parseAllDocuments(readProjectFile(`deploy/operator/${file}`)))
+    .map((document) => {
+      const manifest = document.toJS() as Any;
+      if (!["CustomResourceDefinition", "Namespace"].includes(manifest.kind)) {
+        if (!manifest.kind.startsWith("Cluster")) manifest.metadata.namespace = NAMESPACE;
+      }
+      const [container] = manifest.spec?.template?.spec.containers ?? [];
+      if (container) container.image = IMAGE;
+      return manifest;
+    });
+}
+
+/** An image with all that both images of the Containerfile have, by two names. */
+async function loadImages(): Promise<void> {
+  const root = mkdtempSync(join(tmpdir(), "execve-counter-"));
+  const installed = new Installation();
+  const add = (from: string, to: string) => {
+    mkdirSync(join(root, dirname(to)), { recursive: true });
+    cpSync(from, join(root, to), { recursive: true, dereference: true });
+  };
+  try {
+    cpSync(installed.directory, join(root, "app"), { recursive: true });
+    for (const path of ["deploy", ...clientPackages()]) add(projectPath(path), `app/${path}`);
+    mkdirSync(join(root, "bin"));
+    copyFileSync(process.execPath, join(root, "bin/node"));
+    const programs = [process.execPath, installed.path("build/Release/execve_counter.node")];
+    for (const library of sh("ldd", programs).match(/\/\S+\.so\S*(?=$| \()/gm) ?? [])
+      add(library, library);
+    mkdirSync(join(root, "etc"));
+    writeFileSync(join(root, "etc/passwd"), "root:x:0:0::/:\nnobody:x:65534:65534::/:\n");
+    sh("chmod", ["-R", "a+rX", root]);
+    for (const name of [IMAGE, NEXT]) {
+      const Entrypoint = ["/bin/node", "/app/dist/cli.js"];
+      await cluster.loadImage(name, root, { Entrypoint, Labels: { name } });
+    }
+  } finally {
+    installed.remove();
+    rmSync(root, { recursive: true });
+  }
+}
+
+/** The client of Kubernetes, and what it needs, as package-lock.json has them. */
+function clientPackages(): string[] {
+  const { packages } = JSON.parse(readProjectFile("package-lock.json"));
+  const found = new Set<string>();
+  const find = (name: string, from: string): void => {
+    for (let at = from; ; at = at.slice(0, Math.max(0, at.lastIndexOf("node_modules/") - 1))) {
+      const path = `${at ? `${at}/` : ""}node_modules/${name}`;
+      if (packages[path]) {
+        if (found.has(path)) return;
+        found.add(path);
+        for (const each of Object.keys(packages[path].dependencies ?? {})) find(each, path);
+        return;
+      }
+      if (at === "") return;
+    }
+  };
+  find("@kubernetes/client-node", "");
+  return [...found].filter((path) => !path.includes("@types/"));
+}
+
+const get = (path: string) => cluster.api<Any>("GET", path);
+const patch = (spec: object) => cluster.api("PATCH", FLEET, { spec });
+const fleet = () => get(FLEET);
+const condition = async (type: string): Promise<Any> =>
+  (await fleet()).status?.conditions?.find((each: Any) => each.type === type);
+
+/** The agent's pod, once all pods are of the present form and count. */
+async function agent(image = IMAGE): Promise<Any> {
+  return until(
+    `a node that counts with ${image}`,
+    async () => {
+      const { metadata, status } = await fleet();
+      if (status?.observedGeneration !== metadata.generation || status.nodes.counting !== 1) return;
+      if ((await condition("Progressing")).reason !== "Complete") return;
+      const { items } = await get(`${PODS}?labelSelector=app.kubernetes.io/instance=fleet`);
+      const [pod, ...others] = items.filter((each: Any) => !each.metadata.deletionTimestamp);
+      const ready = pod?.status.containerStatuses?.[0]?.ready;
+      return others.length === 0 && ready && pod.spec.containers[0].image === image && pod;
+    },
+    90_000,
+  );
+}
+
+async function counts(): Promise<Counts> {
+  const { status } = await agentNow();
+  const url = `http://${status.podIP}:11059/api/v1/counts`;
+  return JSON.parse(await cluster.run("/bin/busybox", ["wget", "-q", "-O", "-", url]));
+}
+const agentNow = async () =>
+  (await get(`${PODS}?labelSelector=app.kubernetes.io/instance=fleet`)).items.find(
+    (each: Any) => !each.metadata.deletionTimestamp,
+  );
+const events = async () =>
+  (await get(`/api/v1/namespaces/${NAMESPACE}/events`)).items
+    .filter(({ involvedObject }: Any) => involvedObject.kind === "ExecveCounter")
+    .map(({ reason, message }: Any) => `${reason}: ${message}`);
+/** The pods of the operator, the one that holds the Lease first. */
+async function operators(): Promise<Any[]> {
+  const { items } = await get(
+    `${PODS}?labelSelector=app.kubernetes.io/name=execve-counter-operator`,
+  );
+  const lease = await get(
+    `/apis/coordination.k8s.io/v1/namespaces/${NAMESPACE}/leases/execve-counter-operator`,
+  );
+  const holder = lease.spec.holderIdentity;
+  return items.toSorted((a: Any) => (holder.startsWith(a.metadata.name) ? -1 : 1));
+}
+
+test("two operators start, with the rights of deploy/operator, and one leads", async () => {
+  await until("two operators that are ready", async () => {
+    const path = `/apis/apps/v1/namespaces/${NAMESPACE}/deployments/execve-counter-operator`;
+    return (await get(path)).status.readyReplicas === 2;
+  });
+  const [leader] = await operators();
+  const log = await cluster.kubectl(["logs", "-n", NAMESPACE, leader.metadata.name]);
+  expect(log).toContain("execve-counter: leads\n");
+  expect(log).not.toContain("error");
+});
+
+test.each([
+  ["a name with a dot", { metadata: { name: "a.b" } }, "the name must be at most 40"],
+  ["no image", { spec: {} }, "spec.image"],
+  ["a duration that is too short", { spec: { retireAfter: "1ms" } }, "give a duration from 1s"],
+  ["a duration that is none", { spec: { retireAfter: "soon" } }, "give a duration from 1s"],
+  ["a label that there is not", { spec: { by: ["pod"] } }, "Unsupported value"],
+  ["the same label twice", { spec: { by: ["user", "user"] } }, "Duplicate value"],
+  ["too few rows", { spec: { maxSeries: 15 } }, "spec.maxSeries"],
+  ["a path as a watched name", { spec: { watch: ["/bin/nc"] } }, "spec.watch"],
+  [
+    "a label of the operator's",
+    { spec: { podLabels: { "app.kubernetes.io/name": "x" } } },
+    "are the operator's",
+  ],
+  ["no nodes at all at once", { spec: { rollout: { maxUnavailable: 0 } } }, "give at least 1"],
+  [
+    "values for Exists",
+    {
+      spec: {
+        nodeAffinity: [{ matchExpressions: [{ key: "a", operator: "Exists", values: ["b"] }] }],
+      },
+    },
+    "have none",
+  ],
+])("%s is refused", async (_, more: Any, message) => {
+  const spec = {
+    ...("spec" in more && !Object.keys(more.spec).length ? {} : { image: IMAGE }),
+    ...more.spec,
+  };
+  const manifest = {
+    ...{ apiVersion: `${GROUP}/${API_VERSION}`, kind: "ExecveCounter" },
+    ...{ metadata: { name: "wrong", ...more.metadata }, spec },
+  };
+  await expect(cluster.api("POST", RESOURCES, manifest)).rejects.toThrow(message);
+});
+
+test("a resource with an image alone counts on every node within a minute", async () => {
+  await cluster.api("POST", RESOURCES, {
+    ...{ apiVersion: `${GROUP}/${API_VERSION}`, kind: "ExecveCounter" },
+    ...{ metadata: { name: "fleet" }, spec: { image: IMAGE } },
+  });
+  const { metadata } = await agent();
+  expect((await condition("Available")).message).toBe("1 of 1 nodes count");
+  expect(metadata.ownerReferences[0].name).toBe("fleet");
+  const table = await cluster.kubectl(["get", PLURAL, "-n", NAMESPACE]);
+  expect(table).toMatch(/^NAME +ELIGIBLE +COUNTING +FAILING +PROBLEM +SINCE +AGE\nfleet +1 +1 +0 /);
+  const args = [CLI, "operator", "nodes", "--kubeconfig", cluster.kubeconfig];
+  const nodes = await cluster.run(process.execPath, args);
+  expect(nodes).toMatch(/^RESOURCE .*\nexecve-counter\/fleet +node0 +counting$/m);
+});
+
+test("the watch list is edited without a new pod, and counts to the digit, also across a roll", async () => {
+  const before = await agent();
+  const name = `w${process.pid}`;
+  await patch({ watch: [name, "other"] });
+  await until(
+    "the list in every agent",
+    async () => {
+      const { status, message } = await condition("WatchListApplied");
+      return status === "True" && message === "1 agents count 2 names";
+    },
+    180_000,
+  );
+  expect(Object.keys((await counts()).watched).sort()).toEqual(["other", name].sort());
+  const { metadata, status } = await agent();
+  expect(metadata.uid).toBe(before.metadata.uid);
+  expect(status.containerStatuses[0].restartCount).toBe(0);
+
+  const program = join(cluster.directory, name);
+  copyFileSync("/bin/busybox", program);
+  const run = () => {
+    for (let i = 0; i < 23; i++) expect(result(program, ["true"]).status).not.toBeNull();
+  };
+  run();
+  expect((await counts()).watched[name]).toBe(23);
+  await patch({ image: NEXT });
+  for (let i = 0; i < 3; i++) run();
+  await agent(NEXT);
+  expect((await counts()).watched[name]).toBe(92);
+});
+
+test("a change of flags begins new counts, ends no pod in error, and is said", async () => {
+  const { start_time } = await counts();
+  const { countsSince } = (await fleet()).status;
+  await patch({ failures: true });
+  const { status } = await agent(NEXT);
+  const after = await counts();
+  expect(after.failures).toBeDefined();
+  expect(Date.parse(after.start_time)).toBeGreaterThan(Date.parse(start_time));
+  expect(status.containerStatuses[0].restartCount).toBe(0);
+  expect((await fleet()).status.countsSince > countsSince).toBe(true);
+  expect(await events()).toContainEqual(expect.stringMatching(/^BeganAnew: /));
+});
+
+test("what is deleted or changed by hand is healed; what is added stays", async () => {
+  const { start_time } = await counts();
+  for (const path of [
+    `/api/v1/namespaces/${NAMESPACE}/services/fleet`,
+    `/api/v1/namespaces/${NAMESPACE}/configmaps/fleet-watch`,
+    `/apis/networking.k8s.io/v1/namespaces/${NAMESPACE}/networkpolicies/fleet`,
+    `${SETS}/fleet`,
+  ]) {
+    const { metadata } = await get(path);
+    await cluster.api("DELETE", path);
+    const begin = performance.now();
+    await until(`another ${path}`, async () => {
+      const there = await get(path).catch(() => undefined);
+      return there && there.metadata.uid !== metadata.uid;
+    });
+    expect(performance.now() - begin).toBeLessThan(3000);
+  }
+  await agent(NEXT);
+  // The pins have kept the counts while there was no pod.
+  expect((await counts()).start_time).toBe(start_time);
+
+  const spec = { template: { spec: { nodeSelector: { nowhere: "yes" } } } };
+  await cluster.api("PATCH", `${SETS}/fleet`, { spec });
+  await until("the selector", async () => {
+    const { nodeSelector } = (await get(`${SETS}/fleet`)).spec.template.spec;
+    return JSON.stringify(nodeSelector) === '{"kubernetes.io/os":"linux"}';
+  });
+  await cluster.kubectl(["rollout", "restart", "-n", NAMESPACE, "daemonset/fleet"]);
+  await agent(NEXT);
+  const { annotations } = (await get(`${SETS}/fleet`)).spec.template.metadata;
+  expect(annotations).toHaveProperty(["kubectl.kubernetes.io/restartedAt"]);
+});
+
+test("another's object of a name is left alone, and named", async () => {
+  const path = `/api/v1/namespaces/${NAMESPACE}/services`;
+  const spec = { selector: { app: "other" }, ports: [{ port: 80 }] };
+  await cluster.api("POST", path, { metadata: { name: "second" }, spec });
+  await cluster.api("POST", RESOURCES, {
+    ...{ apiVersion: `${GROUP}/${API_VERSION}`, kind: "ExecveCounter" },
+    ...{ metadata: { name: "second" }, spec: { image: IMAGE, nodeSelector: { none: "yes" } } },
+  });
+  const second = `${RESOURCES}/second`;
+  await until("the conflict", async () =>
+    (await get(second)).status?.conditions.some(
+      ({ type, message }: Any) => type === "Conflict" && message.includes("Service second"),
+    ),
+  );
+  expect((await get(`${path}/second`)).spec.selector).toEqual({ app: "other" });
+  expect((await get(second)).status.nodes).toMatchObject({ eligible: 0, excluded: 1 });
+  await cluster.api("DELETE", `${path}/second`);
+  await until("the end of the conflict", async () =>
+    (await get(second)).status.conditions.some(
+      ({ type, status }: Any) => type === "Conflict" && status === "False",
+    ),
+  );
+  await cluster.api("DELETE", second);
+  await until("its end", async () => !(await get(second).catch(() => undefined)));
+});
+
+test("when the leader is killed, the next one works on within 20 seconds", async () => {
+  const [leader] = await operators();
+  const id = leader.status.containerStatuses[0].containerID.replace("containerd://", "");
+  const ctr = ["-a", join(cluster.directory, "containerd.sock"), "-n", "k8s.io"];
+  await cluster.run(join(cluster.directory, "bin/ctr"), [...ctr, "tasks", "kill", "-s", "9", id]);
+  const begin = performance.now();
+  await cluster.api("DELETE", `${SETS}/fleet`);
+  await until("another DaemonSet", async () => {
+    const there = await get(`${SETS}/fleet`).catch(() => undefined);
+    return there && !there.metadata.deletionTimestamp;
+  });
+  const took = performance.now() - begin;
+  expect(took).toBeLessThan(20_000);
+  // Not before the Lease of the one that is gone was over.
+  expect(took).toBeGreaterThan(5000);
+});
+
+test("deleted, it leaves nothing in the kernel and nothing in the cluster", async () => {
+  await agent(NEXT);
+  const [version = ""] = (await cluster.run("ls", [PINS])).trim().split("\n");
+  const pinned = (await cluster.run("ls", [join(PINS, version)])).trim().split("\n");
+  const ids = await Promise.all(
+    pinned.map(async (name) => {
+      const args = ["-j", "prog", "show", "pinned", join(PINS, version, name)];
+      return JSON.parse(await cluster.run(BPFTOOL, args).catch(() => "{}")).id as
+        | number
+        | undefined;
+    }),
+  );
+  const programs = ids.filter((id) => id !== undefined);
+  expect(programs.length).toBeGreaterThan(1);
+  await cluster.api("DELETE", FLEET);
+  await until("its end", async () => !(await get(FLEET).catch(() => undefined)), 90_000);
+  expect(await cluster.run("ls", ["/sys/fs/bpf/execve-counter"])).toBe("");
+  await until("unloading", () => {
+    const left: { id: number }[] = JSON.parse(sh(BPFTOOL, ["-j", "prog", "list"]));
+    return programs.every((id) => !left.some((each) => each.id === id));
+  });
+  expect(await events()).toContain("Unpinned: nothing counts any more on 1 nodes");
+  await until("an empty namespace", async () => {
+    const { items } = await get(SETS);
+    return items.length === 0;
+  });
+});
