@@ -2,7 +2,7 @@
  * Errors in a user's words: one line says what failed, one line says what to do. Each has
  * an exit code.
  */
-export const ExitCode = { failed: 1, usage: 2, unable: 3 } as const;
+export const ExitCode = { failed: 1, usage: 2, unable: 3, overBudget: 4 } as const;
 export type ExitCode = (typeof ExitCode)[keyof typeof ExitCode];
 
 /** An error that the user can act on; shown without a stack. */

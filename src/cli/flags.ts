@@ -91,6 +91,14 @@ export function parseTop(text: string): number {
   return rows;
 }
 
+/** How many programs may be started. */
+export function parseBudget(text: string): number {
+  if (!/^\d{1,15}$/.test(text)) {
+    throw wrong("--budget", text, "give a number of programs, like 1000");
+  }
+  return Number(text);
+}
+
 /** A directory in bpffs, which need not exist. */
 export function parsePins(text: string): string {
   if (text === "") throw wrong("the directory of the pins", text, "give one, or leave it out");

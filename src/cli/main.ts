@@ -19,6 +19,7 @@ import { unpinMeter } from "../kernel/meter.ts";
 import * as watchList from "../kernel/watchlist.ts";
 import type { TopOptions } from "../top/top.ts";
 import {
+  parseBudget,
   parseBy,
   parseInterval,
   parseListenAddress,
@@ -300,6 +301,8 @@ interface StatFlags {
   failures?: true;
   output: Format;
   top: number;
+  budget?: number;
+  compare?: string;
   maxSeries: number;
   "log.level": Level;
 }
@@ -319,6 +322,10 @@ program
   )
   .addOption(new Option("--top <n>", "rows of the table to print").default(20).argParser(parseTop))
   .addOption(
+    new Option("--budget <n>", "end with 4 where more programs are started").argParser(parseBudget),
+  )
+  .option("--compare <file>", "show what differs from an earlier run, from its JSON")
+  .addOption(
     new Option("--max-series <n>", "room for rows in the breakdown, 16 to 65536")
       .default(16_384)
       .argParser(parseMaxSeries),
@@ -333,7 +340,7 @@ program
       );
     }
     const { stat } = await import("../stat/stat.ts");
-    const { "log.level": logLevel, failures = false, by = ["command"], ...rest } = flags;
+    const { "log.level": logLevel, failures = false, by, ...rest } = flags;
     const { lines, code, signal } = stat(words, { ...rest, failures, by, logLevel });
     await new Promise((resolve) => {
       process.stderr.write(lines.map((line) => `${visible(line)}\n`).join(""), resolve);

@@ -3,8 +3,9 @@ import { constants } from "node:os";
 import { printable, visible } from "../base/text.ts";
 import { width } from "../base/width.ts";
 import type { Label } from "../counts/labels.ts";
-import { distinct, type Snapshot, toPlain, totalsOf } from "../counts/snapshot.ts";
+import { distinct, type ExecsRow, type Snapshot, toPlain, totalsOf } from "../counts/snapshot.ts";
 import type { Outcome } from "../kernel/command.ts";
+import { type Baseline, differences, FORMAT } from "./baseline.ts";
 
 /** Everything that stat has seen. */
 export interface Result {
@@ -13,7 +14,14 @@ export interface Result {
   snapshot: Snapshot;
   /** Processes that the command has left behind. */
   left: number;
+  /** An earlier run to compare with. */
+  baseline?: Baseline | undefined;
+  /** How many programs may be started. */
+  budget?: number | undefined;
 }
+
+/** A line of the table: a number, and what follows it. */
+type Line = [count: string, text: string];
 
 /** Rows of a breakdown, the most first, and for equal counts by their labels. */
 function sorted(snapshot: Snapshot) {
@@ -26,37 +34,71 @@ function sorted(snapshot: Snapshot) {
     );
 }
 
-/** The table, as lines. */
-export function table({ words, outcome, snapshot, left }: Result, top: number): string[] {
-  const { by, attempts, execs, failures } = snapshot;
-  const totals = totalsOf(snapshot);
+/** A head and rows of labels, as wide as each other. */
+function columns(by: readonly Label[], rows: readonly { labels: ExecsRow["labels"] }[]): string[] {
+  const cells = [
+    [...by],
+    ...rows.map(({ labels }) => by.map((label) => shownAs(labels[label] ?? ""))),
+  ];
+  const widths = by.map((_, i) => Math.max(...cells.map((row) => width(row[i] as string))));
+  return cells.map((row) =>
+    row.map((cell, i) => cell + " ".repeat((widths[i] as number) - width(cell))).join("  "),
+  );
+}
+
+function ranking(snapshot: Snapshot, top: number): Line[] {
   const rows = sorted(snapshot);
   const shown = rows.slice(0, top);
   const rest = rows.slice(top).reduce((sum, { count }) => sum + count, 0n);
-  const cells = [
-    [...by],
-    ...shown.map(({ labels }) => by.map((label) => shownAs(labels[label] ?? ""))),
+  const [head = "", ...labels] = columns(snapshot.by, shown);
+  return [
+    ["execs", head],
+    ...shown.map(({ count }, i): Line => [`${count}`, labels[i] as string]),
+    ...(rest > 0n ? [[`${rest}`, `and ${rows.length - top} more`] as Line] : []),
   ];
-  const widths = by.map((_, i) => Math.max(...cells.map((row) => width(row[i] as string))));
-  const lineOf = (row: readonly string[]) =>
-    row.map((cell, i) => cell + " ".repeat((widths[i] as number) - width(cell))).join("  ");
+}
+
+/** The rows that differ from those before. */
+function comparison(snapshot: Snapshot, baseline: Baseline, top: number): Line[] {
+  const rows = differences(baseline, snapshot);
+  const shown = rows.slice(0, top);
+  const [head = "", ...labels] = columns(snapshot.by, shown);
+  const figures = [
+    ["before", "change"],
+    ...shown.map(({ count, before }) => [`${before}`, signed(count - before)]),
+  ];
+  const widths = [0, 1].map((i) => Math.max(...figures.map((row) => (row[i] as string).length)));
+  const [first = "", ...rest] = figures.map((row) =>
+    row.map((cell, i) => cell.padStart(widths[i] as number)).join("  "),
+  );
+  if (rows.length === 0) return [["", `every ${snapshot.by.join(" and ")} has as many as before`]];
+  return [
+    ["execs", `${first}  ${head}`],
+    ...shown.map(({ count }, i): Line => [`${count}`, `${rest[i]}  ${labels[i]}`]),
+    ...(rows.length > top ? [["", `and ${rows.length - top} more that differ`] as Line] : []),
+  ];
+}
+
+const signed = (change: bigint) => (change >= 0n ? `+${change}` : `${change}`);
+
+/** The table, as lines. */
+export function table(result: Result, top: number): string[] {
+  const { words, outcome, snapshot, left, baseline } = result;
+  const { attempts, execs, failures } = snapshot;
+  const totals = totalsOf(snapshot);
+  const than = baseline ? `; ${baseline.execs} before (${signed(execs - baseline.execs)})` : "";
   const failed = byCount(failures);
-  const lines: [count: string, text: string][] = [
-    ["execs", lineOf(cells[0] as string[])],
-    ...shown.map(({ count }, i): [string, string] => [
-      `${count}`,
-      lineOf(cells[i + 1] as string[]),
-    ]),
-    ...(rest > 0n ? [[`${rest}`, `and ${rows.length - top} more`] as [string, string]] : []),
+  const lines: Line[] = [
+    ...(baseline ? comparison(snapshot, baseline, top) : ranking(snapshot, top)),
     ["", ""],
-    [`${execs}`, `execs in ${seconds(outcome)} s, ${rate(execs, outcome)}/s`],
+    [`${execs}`, `execs in ${seconds(outcome)} s, ${rate(execs, outcome)}/s${than}`],
     ...(attempts
       ? ([
           [
             `${totals.attempts}`,
             `attempts: ${attempts.execve} execve, ${attempts.execveat} execveat`,
           ],
-        ] as [string, string][])
+        ] as Line[])
       : []),
     ...(failures
       ? ([
@@ -64,7 +106,7 @@ export function table({ words, outcome, snapshot, left }: Result, top: number): 
             `${totals.failures}`,
             `failures${failed.length > 0 ? ": " : ""}${failed.map(([name, count]) => `${count} ${name}`).join(", ")}`,
           ],
-        ] as [string, string][])
+        ] as Line[])
       : []),
   ];
   const number = Math.max(...lines.map(([count]) => count.length));
@@ -117,16 +159,26 @@ function byCount(failures: Snapshot["failures"]): [name: string, count: bigint][
 }
 
 /** The same as one object; all rows are in it. */
-export function plain({ words, outcome, snapshot, left }: Result) {
+export function plain({ words, outcome, snapshot, left, baseline, budget }: Result) {
   const { cgroup, attempts, missed, execs, failures, checks, unfollowed } = toPlain(snapshot);
   return {
+    format: FORMAT,
     command: words,
     exit_code: outcome.signal === 0 ? outcome.code : null,
     signal: outcome.signal === 0 ? null : signalName(outcome.signal),
     seconds: Number(seconds(outcome)),
     ...{ cgroup, attempts, missed, execs },
     execs_per_second: Number(rate(execs, outcome)),
+    by: snapshot.by,
     execs_by: sorted(snapshot).map(({ labels, count }) => ({ ...labels, execs: count })),
+    compared: baseline && {
+      ...{ before: baseline.execs, change: snapshot.execs - baseline.execs },
+      rows: differences(baseline, snapshot).map(({ labels, count, before }) => ({
+        ...labels,
+        ...{ execs: count, before, change: count - before },
+      })),
+    },
+    budget,
     ...{ failures, checks, unfollowed },
     left_running: left,
   };

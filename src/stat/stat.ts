@@ -1,5 +1,6 @@
 /** Counts what one command and all its descendants execute. */
 import { readFileSync } from "node:fs";
+import { ExitCode } from "../base/errors.ts";
 import { toJson } from "../base/json.ts";
 import { createLog, type Level } from "../base/log.ts";
 import type { Label } from "../counts/labels.ts";
@@ -9,6 +10,7 @@ import { runCommand } from "../kernel/command.ts";
 import type { Scope } from "../kernel/groups.ts";
 import { type Attempts, noticesOf, openOwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
+import { readBaseline } from "./baseline.ts";
 import { caller } from "./caller.ts";
 import { makeGroup } from "./group.ts";
 import { plain, type Result, table } from "./report.ts";
@@ -16,7 +18,12 @@ import { plain, type Result, table } from "./report.ts";
 export interface StatOptions {
   attempts: Attempts;
   failures: boolean;
-  by: readonly Label[];
+  /** Undefined for those of the earlier run, or for the command. */
+  by: readonly Label[] | undefined;
+  /** The file of an earlier run to compare with. */
+  compare?: string;
+  /** How many programs may be started. */
+  budget?: number;
   /** The control group to count in meanwhile; undefined for the command's own. */
   cgroup?: Scope;
   maxSeries: number;
@@ -45,20 +52,34 @@ const NOT_FOUND = 127;
  */
 export function stat(words: readonly string[], options: StatOptions): Report {
   const log = createLog(options.logLevel);
+  const { compare, budget } = options;
+  const baseline = compare === undefined ? undefined : readBaseline(compare, options.by);
+  const by = options.by ?? baseline?.by ?? ["command"];
   const command = { words: lastWords(words.length), ...caller(process.env) };
   const group = makeGroup();
   try {
     const meter = openOwnMeter({
       ...options,
+      by,
       ...{ watch: [], pin: undefined, log: log.debug },
       scope: options.cgroup ?? { path: "", directory: group.path },
     });
     try {
       for (const notice of noticesOf(meter)) log.warn(notice);
       const outcome = runCommand(command, group.path);
-      const result = { words, outcome, snapshot: read(meter), left: group.processes().length };
-      for (const doubt of doubtsOf(result.snapshot)) log.warn(doubt);
-      return { lines: linesOf(result, options), code: outcome.code, signal: outcome.signal };
+      const snapshot = read(meter);
+      const left = group.processes().length;
+      for (const doubt of doubtsOf(snapshot)) log.warn(doubt);
+      const over = budget !== undefined && snapshot.execs > budget;
+      if (over) {
+        log.error(
+          `${snapshot.execs} programs were started, and the budget is ${budget}: ${snapshot.execs - BigInt(budget)} too many`,
+        );
+      }
+      const lines = linesOf({ words, outcome, snapshot, left, baseline, budget }, options);
+      const { code, signal } = outcome;
+      // The command's own failure comes first: it may be why more was started, or less.
+      return { lines, code: over && code === 0 ? ExitCode.overBudget : code, signal };
     } finally {
       meter.close();
     }

@@ -384,3 +384,37 @@ test("rows are by the labels asked for, the most first, and --top of them", () =
   ]);
   expect(lines[6]).toMatch(/^ {6}7 {2}execs in /);
 });
+
+test("more programs than the budget end it with 4, unless the command fails by itself", () => {
+  const words = [STORM, "spawn", "1", "23", tiny];
+  expect(stat(["--budget", "24"], ...words)).toMatchObject({ status: 0 });
+  const { status, stderr } = stat(["--budget", "23"], ...words);
+  expect(status).toBe(4);
+  expect(stderr.split("\n")[0]).toBe(
+    "execve-counter: error: 24 programs were started, and the budget is 23: 1 too many",
+  );
+  const failing = stat(["--budget", "0"], "/bin/sh", "-c", "exit 3");
+  expect(failing.status).toBe(3);
+  expect(failing.stderr).toContain("the budget is 0: 1 too many");
+});
+
+test("what differs from an earlier run is shown, by the labels of its file", () => {
+  const before = join(directory, "before.json");
+  const run =
+    (...options: string[]) =>
+    (times: number) =>
+      stat(options, STORM, "spawn", "1", `${times}`, tiny);
+  writeFileSync(before, run("-o", "json", "--by", "command,parent")(20).stderr);
+  const { status, stderr } = run("--compare", before)(23);
+  expect(status).toBe(0);
+  const lines = stderr.split("\n");
+  expect(lines.slice(2, 5)).toEqual([
+    "  execs  before  change  command  parent",
+    "     23      20      +3  ectiny   storm",
+    "",
+  ]);
+  expect(lines[5]).toMatch(/^ {5}24 {2}execs in .*; 21 before \(\+3\)$/);
+  // Refused before the command runs.
+  const refused = run("--compare", before, "--by", "command")(1);
+  expect([refused.status, refused.stderr.split("\n").length]).toEqual([2, 3]);
+});

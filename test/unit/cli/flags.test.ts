@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { ExitCode, UserError } from "../../../src/base/errors.ts";
 import {
+  parseBudget,
   parseBy,
   parseInterval,
   parseListenAddress,
@@ -120,6 +121,10 @@ test("a table has room for 16 to 65536 rows", () => {
 
 test("a table has 1 to 99999 rows to print", () => {
   expect([parseTop("1"), parseTop("99999")]).toEqual([1, 99_999]);
+  expect([parseBudget("0"), parseBudget("1000")]).toEqual([0, 1000]);
+  for (const text of ["", "-1", "1.5", "1k"]) {
+    expect(refused(() => parseBudget(text)).message).toContain("--budget");
+  }
   for (const text of ["", "0", "-1", "1.5", "all", "100000"]) {
     expect(refused(() => parseTop(text)).message).toContain("--top");
   }

@@ -12,6 +12,8 @@ const FORMS = readdirSync(projectPath(".github/ISSUE_TEMPLATE")).map(
 const WORKFLOWS = readdirSync(projectPath(".github/workflows")).map(
   (file) => `.github/workflows/${file}`,
 );
+/** One for users to copy. */
+const SAMPLE = "examples/budget.yml";
 
 /** The targets of the calls of make in a text: `make check test KERNELS=trixie`. */
 function targets(text: string): string[] {
@@ -45,10 +47,8 @@ interface Workflow {
   jobs: Record<string, Job>;
 }
 
-const workflows = WORKFLOWS.map((path) => ({
-  path,
-  workflow: parse(readProjectFile(path)) as Workflow,
-}));
+const parsed = (path: string) => ({ path, workflow: parse(readProjectFile(path)) as Workflow });
+const workflows = WORKFLOWS.map(parsed);
 
 /** The commands of a job, for all of its matrix. */
 function commands({ strategy, steps }: Job): string[] {
@@ -97,7 +97,7 @@ describe("the workflows", () => {
     expect(versions.at(-1)).toBe("latest");
   });
 
-  test.each(workflows)(
+  test.each([...workflows, parsed(SAMPLE)])(
     "$path may only read, ends in time, and runs once at a time",
     ({ workflow }) => {
       expect(workflow.permissions).toEqual({ contents: "read" });
@@ -114,10 +114,24 @@ describe("the workflows", () => {
     },
   );
 
-  test.each(WORKFLOWS)("%s pins each action to a commit, and says of which version", (path) => {
-    const uses = [...readProjectFile(path).matchAll(/^ *- uses: (.*)$/gm)].map(([, use]) => use);
-    expect(uses.length).toBeGreaterThan(0);
-    for (const use of uses) expect(use).toMatch(/^[\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/);
+  test.each([...WORKFLOWS, SAMPLE])(
+    "%s pins each action to a commit, and says of which version",
+    (path) => {
+      const uses = [...readProjectFile(path).matchAll(/^ *- uses: (.*)$/gm)].map(([, use]) => use);
+      expect(uses.length).toBeGreaterThan(0);
+      for (const use of uses) expect(use).toMatch(/^[\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/);
+    },
+  );
+
+  test("for users runs this version's package, by options that there are", () => {
+    const lines = commands(parsed(SAMPLE).workflow.jobs.build as Job);
+    const { version } = JSON.parse(readProjectFile("package.json")) as { version: string };
+    expect(lines[0]).toContain(`/execve-counter-${version}.tgz`);
+    const words = (lines[1] as string).split(" execve-counter ")[1]?.split(" -- ")[0]?.split(" ");
+    const help = result(process.execPath, [CLI, words?.[0] as string, "--help"]).stdout;
+    const options = words?.filter((word) => word.startsWith("--")) ?? [];
+    expect(options).toEqual(["--compare", "--budget"]);
+    for (const option of options) expect(help).toContain(` ${option} <`);
   });
 });
 
@@ -157,7 +171,7 @@ describe("the form for a bug", () => {
 });
 
 test("every form and workflow is YAML without a key twice", () => {
-  for (const path of [...FORMS, ...WORKFLOWS]) {
+  for (const path of [...FORMS, ...WORKFLOWS, SAMPLE]) {
     expect(() => parse(readProjectFile(path), { strict: true, uniqueKeys: true })).not.toThrow();
   }
 });
@@ -195,6 +209,7 @@ test("author and addresses stand in package.json alone", () => {
     ...PAGES,
     ...FORMS,
     ...WORKFLOWS,
+    SAMPLE,
     "README.md",
     "REUSE.toml",
     "CHANGELOG.md",

@@ -66,7 +66,8 @@ test("the JSON has all rows, and numbers", () => {
   const { execs_by, ...rest } = plain(result());
   expect(execs_by.map(({ execs }) => execs)).toEqual([12n, 6n, 3n]);
   expect(rest).toEqual({
-    ...{ command: ["make", "-j8"], exit_code: 3, signal: null, seconds: 1.5 },
+    ...{ format: 1, command: ["make", "-j8"], exit_code: 3, signal: null, seconds: 1.5 },
+    by: ["command", "user", "container"],
     ...{ attempts: { execve: 23n, execveat: 2n }, missed: 0n, execs: 21n, execs_per_second: 14 },
     failures: { execve: { ENOENT: 3n }, execveat: { ENOENT: 1n } },
     ...{ checks: 2n, unfollowed: 0n, left_running: 0 },
@@ -74,6 +75,48 @@ test("the JSON has all rows, and numbers", () => {
   expect(plain(result({ outcome: { ...EXITED, signal: 9 } }))).toMatchObject({
     exit_code: null,
     signal: "SIGKILL",
+  });
+});
+
+const compared = snapshot({
+  ...{ by: ["command"], execs: 14n, attempts: undefined, failures: undefined },
+  execsBy: [row("same", 2n), row("more", 9n), row("new", 2n), row("less", 1n)],
+});
+const baseline = {
+  ...{ by: ["command"] as const, execs: 13n },
+  rows: [row("same", 2n), row("more", 6n), row("gone", 2n), row("less", 3n)],
+};
+
+test("only what differs from an earlier run is shown, the most first", () => {
+  const lines = (top: number) => table(result({ snapshot: compared, baseline }), top).slice(2, -2);
+  expect(lines(20)).toEqual([
+    "  execs  before  change  command",
+    "      9       6      +3  more",
+    "      0       2      -2  gone",
+    "      1       3      -2  less",
+    "      2       0      +2  new",
+    "",
+    "     14  execs in 1.500 s, 9.3/s; 13 before (+1)",
+  ]);
+  expect(lines(1).slice(2, 3)).toEqual(["         and 3 more that differ"]);
+  const same = { ...baseline, execs: 14n, rows: compared.execsBy };
+  const unchanged = table(result({ snapshot: compared, baseline: same }), 20);
+  expect(unchanged.slice(2, 5)).toEqual([
+    "      every command has as many as before",
+    "",
+    "  14  execs in 1.500 s, 9.3/s; 14 before (+0)",
+  ]);
+  expect(plain(result({ snapshot: compared, baseline, budget: 13 }))).toMatchObject({
+    budget: 13,
+    compared: {
+      ...{ before: 13n, change: 1n },
+      rows: [
+        { command: "more", execs: 9n, before: 6n, change: 3n },
+        { command: "gone", execs: 0n, before: 2n, change: -2n },
+        { command: "less", execs: 1n, before: 3n, change: -2n },
+        { command: "new", execs: 2n, before: 0n, change: 2n },
+      ],
+    },
   });
 });
 
