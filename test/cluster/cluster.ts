@@ -139,12 +139,12 @@ export class Cluster {
   ): Promise<() => void> {
     const watching = `${path}${path.includes("?") ? "&" : "?"}watch=1`;
     const response = await this.#ask("GET", watching);
-    // A response that is cut off ends its lines, which is all there is to do.
-    response.on("error", () => {});
-    createInterface(response).on("line", (line) => {
+    const lines = createInterface(response).on("line", (line) => {
       const { type, object } = JSON.parse(line);
       changed(object, type);
     });
+    // A response that is cut off ends its lines, which is all there is to do.
+    lines.on("error", () => {});
     return () => response.destroy();
   }
 

@@ -53,7 +53,6 @@ export function podConfig(
   });
   const node = process.execPath;
   const addon = projectPath("build/Release/execve_counter.node");
-  const libraries = new Set(sh("ldd", [node, addon]).match(/\/\S+\.so\S*(?=$| \()/gm));
   return {
     root: { path: root, readonly: readOnlyRootFilesystem === true },
     process: {
@@ -73,7 +72,7 @@ export function podConfig(
       bind(app, "/app", "ro"),
       // Debian's own Node.js has parts of itself there.
       ...["/usr/share/nodejs"].filter(existsSync).map((path) => bind(path, path, "ro")),
-      ...[...libraries].map((library) => bind(realpathSync(library), library, "ro")),
+      ...libraries(node, addon).map((library) => bind(realpathSync(library), library, "ro")),
       ...(container.volumeMounts ?? []).map(({ name, mountPath, readOnly }) =>
         bind(hostPaths[name] as string, mountPath, readOnly ? "ro" : "rw"),
       ),
@@ -88,6 +87,11 @@ export function podConfig(
       },
     },
   };
+}
+
+/** The shared libraries that programs need, where the loader finds them. */
+export function libraries(...programs: string[]): string[] {
+  return [...new Set(sh("ldd", programs).match(/\/\S+\.so\S*(?=$| \()/gm))];
 }
 
 /** "256Mi" in bytes. */
