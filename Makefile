@@ -15,8 +15,6 @@ endif
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
 # own on Debian; Ubuntu has it among the tools of each kernel.
 BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-$(shell uname -r),bpftool)
-# Ubuntu has perf there, too.
-PERF := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),,linux-perf)
 # To look at the page as users do.
 CHROMIUM := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),chromium-browser,chromium)
 # Docker brings a runc of its own, which Debian's would push out.
@@ -24,7 +22,7 @@ RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 # Whether make test-vm boots a kernel for arm64 too.
 ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
-	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) bpftrace strace util-linux) \
+	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
 	$(if $(filter test pictures test-cluster,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
 	$(if $(filter test test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl zsh fish) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
@@ -35,7 +33,7 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
 	$(if $(filter test-cluster,$(MAKECMDGOALS)),$(BPFTOOL) debian-archive-keyring iproute2 openssl util-linux) \
-	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) libbpf-tools prometheus-node-exporter $(PERF))
+	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools prometheus-node-exporter)
 
 # With INSTALL=no, which npm's scripts set, nothing is installed or fetched: make names
 # what is missing, and stops. $(call missing,WHAT)
@@ -82,7 +80,7 @@ help:
 	@echo 'make test-vm  boot other kernels, and systemd, and test what is exact there (KERNELS=bullseye,sid-full: these only)'
 	@echo 'make package  make the npm package, with addons for x64 and arm64, in build/'
 	@echo 'make test-package  the same, and try it in fresh Debian systems with other versions of Node.js'
-	@echo 'make test-cluster  run a real Kubernetes, made once in ten minutes or so, and test what is meant for it'
+	@echo 'make test-cluster  run a real Kubernetes, made once in ten minutes or so, and the meter and the operator in it'
 	@echo 'make deps   install what is missing (INSTALL=no, with any target: name it, and stop)'
 	@echo 'make build  compile the BPF object, the addon and the agent'
 	@echo 'make check  formatter, linter, types, architecture, and what the docs name'

@@ -100,9 +100,13 @@ start kube-apiserver $served $proxied --secure-port=443 --etcd-servers=http://12
 	--kubelet-certificate-authority=pki/ca.crt --kubelet-preferred-address-types=InternalIP \
 	--proxy-client-cert-file=pki/proxy.crt --proxy-client-key-file=pki/proxy.key
 await kube-apiserver kubectl get --raw /readyz
-start kube-controller-manager --kubeconfig=kubeconfig --leader-elect=false --use-service-account-credentials \
+# As many requests as they like, for tests with many nodes.
+requests='--kube-api-qps=1000 --kube-api-burst=1000'
+# shellcheck disable=SC2086 # these are words
+start kube-controller-manager $requests --kubeconfig=kubeconfig --leader-elect=false --use-service-account-credentials \
 	--service-account-private-key-file=pki/server.key --root-ca-file=pki/ca.crt
-start kube-scheduler --kubeconfig=kubeconfig --leader-elect=false
+# shellcheck disable=SC2086
+start kube-scheduler $requests --kubeconfig=kubeconfig --leader-elect=false
 
 mkdir cni
 cat >cni/pods.conflist <<-END

@@ -15,7 +15,6 @@ export interface Asked {
   /** With the subresource: "execvecounters/status". */
   resource: string;
   path: string;
-  query: URLSearchParams;
 }
 
 /** What is done in the place of an answer. */
@@ -171,13 +170,7 @@ export class ApiServer {
       ...{ PATCH: "patch", DELETE: "delete" },
     };
     const asked: Asked = {
-      ...{
-        method,
-        verb: verbs[method] as string,
-        group,
-        path: url.pathname,
-        query: url.searchParams,
-      },
+      ...{ method, verb: verbs[method] as string, group, path: url.pathname },
       resource: subresource ? `${resource}/${subresource}` : resource,
     };
     this.asked.push(asked);
