@@ -15,6 +15,8 @@ endif
 # System packages, by Debian's and Ubuntu's names. bpftool is a package of its
 # own on Debian; Ubuntu has it among the tools of each kernel.
 BPFTOOL := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),linux-tools-$(shell uname -r),bpftool)
+# Ubuntu has perf there, too.
+PERF := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),,linux-perf)
 # To look at the page as users do.
 CHROMIUM := $(if $(shell grep -s '^ID=ubuntu' /etc/os-release),chromium-browser,chromium)
 # Docker brings a runc of its own, which Debian's would push out.
@@ -22,7 +24,7 @@ RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 # Whether make test-vm boots a kernel for arm64 too.
 ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
-	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) strace util-linux) \
+	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) bpftrace strace util-linux) \
 	$(if $(filter test pictures test-cluster,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
 	$(if $(filter test test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl zsh fish) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
@@ -33,7 +35,7 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 	$(if $(filter package test-package,$(MAKECMDGOALS)),lld dpkg-dev debian-archive-keyring) \
 	$(if $(filter test-package,$(MAKECMDGOALS)),debootstrap) \
 	$(if $(filter test-cluster,$(MAKECMDGOALS)),$(BPFTOOL) debian-archive-keyring iproute2 openssl util-linux) \
-	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) bpftrace libbpf-tools prometheus-node-exporter)
+	$(if $(filter bench,$(MAKECMDGOALS)),$(CHROMIUM) libbpf-tools prometheus-node-exporter $(PERF))
 
 # With INSTALL=no, which npm's scripts set, nothing is installed or fetched: make names
 # what is missing, and stops. $(call missing,WHAT)

@@ -19,17 +19,6 @@ export interface WebOptions {
   configFile: string | undefined;
 }
 
-/** Paths that --web.telemetry-path cannot take, because they serve something else. */
-export const FIXED_PATHS: readonly string[] = [
-  "/api/v1/counts",
-  "/api/v1/status",
-  "/api/v1/history",
-  "/-/healthy",
-  "/healthz",
-  "/-/ready",
-  "/readyz",
-];
-
 export async function openWebConfig(
   options: WebOptions | undefined,
   log: Log,

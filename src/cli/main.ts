@@ -1,10 +1,9 @@
 /** The command line: flags in, exit code out. */
 import { setFlagsFromString } from "node:v8";
 import { Command, CommanderError, Option } from "commander";
-import { type AgentOptions, check, run } from "../agent/agent.ts";
+import type { AgentOptions } from "../agent/agent.ts";
 import type { Format } from "../agent/lines.ts";
-import { FIXED_PATHS } from "../agent/routes.ts";
-import { inheritedSockets } from "../agent/systemd.ts";
+import { FIXED_PATHS } from "../agent/paths.ts";
 import { ExitCode, UserError } from "../base/errors.ts";
 import { toJson } from "../base/json.ts";
 import { createLog, LEVELS, type Level } from "../base/log.ts";
@@ -16,7 +15,6 @@ import type { Address } from "../http/server.ts";
 import { endBy } from "../kernel/command.ts";
 import { findScope, type Scope } from "../kernel/groups.ts";
 import { unpinMeter } from "../kernel/meter.ts";
-import * as watchList from "../kernel/watchlist.ts";
 import type { TopOptions } from "../top/top.ts";
 import {
   parseBudget,
@@ -198,13 +196,16 @@ const runCommand = program
       runAs: runCommand.getOptionValueSource("runAs") === "default" ? undefined : flags.runAs,
       web: flags.web
         ? {
-            addresses: flags["web.systemdSocket"] ? inheritedSockets() : flags["web.listenAddress"],
+            addresses: flags["web.systemdSocket"]
+              ? (await import("../agent/systemd.ts")).inheritedSockets()
+              : flags["web.listenAddress"],
             telemetryPath: flags["web.telemetryPath"],
             configFile: flags["web.config.file"],
           }
         : undefined,
       logLevel: flags["log.level"],
     };
+    const { check, run } = await import("../agent/agent.ts");
     if (flags.check) {
       await print(await check(options));
     } else {
@@ -252,7 +253,8 @@ watchSubcommand("list", "print the watched commands and their counts")
     new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
   )
   .action(async (flags: WatchFlags & { output: Format }) => {
-    const watched = watchList.list(flags.map, createLog(flags["log.level"]));
+    const { list } = await import("../kernel/watchlist.ts");
+    const watched = list(flags.map, createLog(flags["log.level"]));
     await print(
       flags.output === "json"
         ? [toJson(Object.fromEntries(watched))]
@@ -260,15 +262,16 @@ watchSubcommand("list", "print the watched commands and their counts")
     );
   });
 
-for (const [name, edit, description] of [
-  ["add", watchList.add, "watch these commands too, from now on"],
-  ["remove", watchList.remove, "stop watching these commands"],
+for (const [name, description] of [
+  ["add", "watch these commands too, from now on"],
+  ["remove", "stop watching these commands"],
 ] as const) {
   watchSubcommand(name, description)
     .argument("<name...>", "command names")
-    .action((names: string[], flags: WatchFlags) =>
-      edit([...new Set(names.flatMap(parseWatch))], flags.map, createLog(flags["log.level"])),
-    );
+    .action(async (names: string[], flags: WatchFlags) => {
+      const { [name]: edit } = await import("../kernel/watchlist.ts");
+      await edit([...new Set(names.flatMap(parseWatch))], flags.map, createLog(flags["log.level"]));
+    });
 }
 
 program
@@ -341,7 +344,7 @@ program
     }
     const { stat } = await import("../stat/stat.ts");
     const { "log.level": logLevel, failures = false, by, ...rest } = flags;
-    const { lines, code, signal } = stat(words, { ...rest, failures, by, logLevel });
+    const { lines, code, signal } = await stat(words, { ...rest, failures, by, logLevel });
     await new Promise((resolve) => {
       process.stderr.write(lines.map((line) => `${visible(line)}\n`).join(""), resolve);
     });

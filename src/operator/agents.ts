@@ -1,10 +1,10 @@
 /** Asks the agents how they are: whether their table is full, and which watch list they have. */
 import { get } from "node:http";
 import { COMPONENT_LABEL } from "./children.ts";
+import { PORT } from "./manifests.ts";
 import type { Answer } from "./nodes.ts";
 import type { Pod } from "./types.ts";
 
-const PORT = 11_059;
 const PATH = "/api/v1/status?rows=1&watched=1";
 /** Milliseconds between two questions to an agent, and those that an answer may take. */
 const EVERY_MS = 60_000;
@@ -38,9 +38,13 @@ export class Agents {
    * Asks those whose turn it is, and returns the pods of which something new is known.
    *
    * @param digestOf the list that an agent should have: until it has, it is asked more often
+   * @param now in ms of performance.now()
    */
-  async ask(pods: Iterable<Pod>, digestOf: (pod: Pod) => string | undefined): Promise<Pod[]> {
-    const now = performance.now();
+  async ask(
+    pods: Iterable<Pod>,
+    digestOf: (pod: Pod) => string | undefined,
+    now = performance.now(),
+  ): Promise<Pod[]> {
     const present = new Set<string>();
     const due: Pod[] = [];
     for (const pod of pods) {
@@ -57,14 +61,15 @@ export class Agents {
     for (const uid of this.#known.keys()) if (!present.has(uid)) this.#known.delete(uid);
     const changed: Pod[] = [];
     const work = async () => {
-      for (let pod = due.pop(); pod; pod = due.pop()) if (await this.#one(pod)) changed.push(pod);
+      for (let pod = due.pop(); pod; pod = due.pop())
+        if (await this.#one(pod, now)) changed.push(pod);
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));
     return changed;
   }
 
   /** @returns whether something else is known now */
-  async #one(pod: Pod): Promise<boolean> {
+  async #one(pod: Pod, now: number): Promise<boolean> {
     const { uid = "" } = pod.metadata;
     const before = JSON.stringify(this.answerOf(pod));
     const known = this.#known.get(uid) ?? { answer: undefined, failures: 0, asked: 0 };
@@ -75,7 +80,7 @@ export class Agents {
     } catch {
       known.failures++;
     }
-    known.asked = performance.now();
+    known.asked = now;
     return JSON.stringify(this.answerOf(pod)) !== before;
   }
 }

@@ -6,6 +6,7 @@ import {
   type DaemonSetManifest,
   daemonSet,
   networkPolicy,
+  PORT,
   type PodTemplate,
   podMonitor,
   ruleGroups,
@@ -232,7 +233,6 @@ export function childrenOf(resource: Resource, around: Surroundings): Child[] {
   const { name } = metadata;
   const make = (apiVersion: string, kind: string, content: object, suffix = "") =>
     child(resource, apiVersion, kind, `${name}${suffix}`, content);
-  const port = daemonSet.spec.template.spec.containers[0].ports?.[0] as { containerPort: number };
   const auto = spec.monitoring.mode === "Auto";
   return [
     make("v1", "ServiceAccount", { automountServiceAccountToken: false }),
@@ -241,9 +241,7 @@ export function childrenOf(resource: Resource, around: Surroundings): Child[] {
       spec: {
         clusterIP: "None",
         selector: selectorOf(resource),
-        ports: [
-          { name: "metrics", port: port.containerPort, targetPort: "metrics", protocol: "TCP" },
-        ],
+        ports: [{ name: "metrics", port: PORT, targetPort: "metrics", protocol: "TCP" }],
       },
     }),
     make("networking.k8s.io/v1", "NetworkPolicy", {

@@ -25,7 +25,7 @@ export interface Container {
   name: string;
   image: string;
   args: string[];
-  ports?: object[];
+  ports?: { name: string; containerPort: number }[];
   volumeMounts: object[];
   resources: object;
   [field: string]: unknown;
@@ -48,6 +48,8 @@ const DEPLOY = join(__dirname, "../../deploy");
 const read = <T>(path: string): T => parse(readFileSync(join(DEPLOY, path), "utf8"));
 
 export const daemonSet = read<DaemonSetManifest>("kubernetes/daemonset.yaml");
+/** The port on which the agents listen. */
+export const PORT = daemonSet.spec.template.spec.containers[0].ports?.[0]?.containerPort as number;
 export const networkPolicy = read<
   KubernetesObject & { spec: { policyTypes: string[]; ingress: [{ ports: object[] }] } }
 >("kubernetes/networkpolicy.yaml");

@@ -2,7 +2,6 @@
  * The control group of one command, in the unified hierarchy, below this process's own: so the
  * limits of that one stay in force, and no service manager loses sight of the command.
  */
-import { randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ExitCode, UserError } from "../base/errors.ts";
@@ -25,7 +24,7 @@ export interface Group {
 export function makeGroup(): Group {
   const parent = ownGroup();
   sweep(parent);
-  const path = join(parent, `${PREFIX}${process.pid}-${randomBytes(4).toString("hex")}`);
+  const path = join(parent, `${PREFIX}${process.pid}-${process.hrtime.bigint()}`);
   try {
     mkdirSync(path);
   } catch (error) {

@@ -13,7 +13,7 @@ import { read } from "../kernel/reader.ts";
 import { readBaseline } from "./baseline.ts";
 import { caller } from "./caller.ts";
 import { makeGroup } from "./group.ts";
-import { plain, type Result, table } from "./report.ts";
+import type { Result } from "./report.ts";
 
 export interface StatOptions {
   attempts: Attempts;
@@ -50,7 +50,7 @@ const NOT_FOUND = 127;
  *
  * @throws UserError where it cannot be counted; then it was not run
  */
-export function stat(words: readonly string[], options: StatOptions): Report {
+export async function stat(words: readonly string[], options: StatOptions): Promise<Report> {
   const log = createLog(options.logLevel);
   const { compare, budget } = options;
   const baseline = compare === undefined ? undefined : readBaseline(compare, options.by);
@@ -76,7 +76,7 @@ export function stat(words: readonly string[], options: StatOptions): Report {
           `${snapshot.execs} programs were started, and the budget is ${budget}: ${snapshot.execs - BigInt(budget)} too many`,
         );
       }
-      const lines = linesOf({ words, outcome, snapshot, left, baseline, budget }, options);
+      const lines = await linesOf({ words, outcome, snapshot, left, baseline, budget }, options);
       const { code, signal } = outcome;
       // The command's own failure comes first: it may be why more was started, or less.
       return { lines, code: over && code === 0 ? ExitCode.overBudget : code, signal };
@@ -95,7 +95,9 @@ export function stat(words: readonly string[], options: StatOptions): Report {
   }
 }
 
-function linesOf(result: Result, { output, top }: StatOptions): string[] {
+async function linesOf(result: Result, { output, top }: StatOptions): Promise<string[]> {
+  // Loaded only now: the command does not wait for it.
+  const { plain, table } = await import("./report.ts");
   return output === "json" ? [toJson(plain(result))] : table(result, top);
 }
 

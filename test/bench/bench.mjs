@@ -688,6 +688,83 @@ function callsPerRead() {
   print("bpf() calls per read of 4096 counters", reads.match(/\bbpf\(/g).length / 10, "1");
 }
 
+/** A build that starts 1,000 programs, under meters that count what it starts. */
+async function builds() {
+  const directory = mkdtempSync(`${tmpdir()}/execve-counter-bench-`);
+  const tiny = path("build/test/tiny");
+  const targets = Array.from({ length: 1000 }, (_, i) => `t${i}`).join(" ");
+  writeFileSync(`${directory}/Makefile`, `all: ${targets}\n${targets}:\n\t@${tiny}\n`);
+  const script = `a=$(date +%s%N); make -s -C ${shellLine(directory)} -j2; b=$(date +%s%N); echo $((b - a)) >${shellLine(directory)}/ns`;
+  /** Milliseconds of the build itself. */
+  const time = (...words) => {
+    const all = [...words, "/bin/sh", "-c", script];
+    const { status, stderr } = spawnSync(all[0], all.slice(1), { encoding: "utf8" });
+    if (status !== 0) throw new Error(`${words[0]} ended with ${status}: ${stderr}`);
+    return Number(readFileSync(`${directory}/ns`)) / 1e6;
+  };
+  const stat = [process.execPath, path("dist/cli.js"), "stat"];
+  const event = "syscalls:sys_enter_execve";
+  const strace = ["strace", "-f", "-c", "-e", "trace=execve", "-o", "/dev/null"];
+  try {
+    const figures = await inTurn(15, {
+      bare: () => time("env"),
+      again: () => time("env"),
+      stat: () => time(...stat, "--"),
+      off: () => time(...stat, "--attempts", "off", "--"),
+      all: () => time(...stat, "--failures", "--by", "command,parent,path", "--"),
+      perf: () => time(...withTracefs('exec "$0" "$@"'), "perf", "stat", "-e", event, "--"),
+      execsnoop: async () => {
+        const running = await tool(EXECSNOOP, /execve/);
+        const spent = time("env");
+        await running.stop();
+        return spent;
+      },
+      strace: () => time(...strace),
+    });
+    print("ms of a build that starts 1,000 programs", spread(figures.bare, 0));
+    for (const [name, what, goal] of [
+      ["again", "the same again", ""],
+      ["stat", "stat", "at most 1.01"],
+      ["off", "stat --attempts off", ""],
+      ["all", "stat --failures --by command,parent,path", ""],
+      ["perf", `perf stat -e ${event}`, ""],
+      ["execsnoop", "execsnoop", ""],
+      ["strace", "strace -f -c -e trace=execve", ""],
+    ]) {
+      print(`  ratio, under ${what}`, spread(ratios(figures[name], figures.bare), 3), goal);
+    }
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+/** Milliseconds from spawn until the command of stat runs, and until stat has ended. */
+async function timeOfStat(...flags) {
+  const start = performance.now();
+  const words = [path("dist/cli.js"), "stat", ...flags, "--", "/bin/echo"];
+  const child = spawn(process.execPath, words, { stdio: ["ignore", "pipe", "ignore"] });
+  let begun;
+  child.stdout.once("data", () => {
+    begun = performance.now() - start;
+  });
+  await once(child, "close");
+  return [begun, performance.now() - start];
+}
+
+async function startOfStat() {
+  const { node, stat, off } = await inTurn(21, {
+    node: timeOfNode,
+    stat: () => timeOfStat(),
+    off: () => timeOfStat("--attempts", "off"),
+  });
+  for (const [name, times] of Object.entries({ "": stat, " --attempts off": off })) {
+    const [begun, ended] = [0, 1].map((i) => times.map((both) => both[i]));
+    print(`ms from start of stat${name} to its command`, spread(begun, 1));
+    print("  ratio to node -e 0, round by round", spread(ratios(begun, node), 2), "at most 2");
+    print("  ms to its end", spread(ended, 1));
+  }
+}
+
 console.log(`${release()}, ${cpus().length} CPUs, Node ${process.version}; median (quartiles)\n`);
 const PARTS = {
   nsPerRun,
@@ -704,6 +781,8 @@ const PARTS = {
   pageCost,
   callsPerRead,
   topTime,
+  builds,
+  startOfStat,
 };
 const only = process.env.ONLY?.split(",") ?? Object.keys(PARTS);
 for (const name of only) {

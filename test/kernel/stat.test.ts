@@ -350,6 +350,25 @@ test("it works where no unified hierarchy is mounted", () => {
   expect(parsed(stderr).execs).toBe(24);
 });
 
+test("it works where a container's filter says that there is no clone3(2)", () => {
+  const filter = ["strace", "-f", "-o", "/dev/null", "-e", "inject=clone3:error=ENOSYS"];
+  const words = [
+    process.execPath,
+    CLI,
+    "stat",
+    "-o",
+    "json",
+    "--",
+    STORM,
+    "spawn",
+    "1",
+    "23",
+    tiny,
+  ];
+  const { stderr } = result(filter[0] as string, [...filter.slice(1), ...words]);
+  expect(parsed(stderr).execs).toBe(24);
+});
+
 test("a hierarchy that cannot be written is one line, and one remedy", () => {
   const script = `mount --make-rprivate / && mount -o remount,ro,bind "$0" && exec "$@"`;
   const words = [process.execPath, CLI, "stat", "--", "/bin/true"];

@@ -15,6 +15,7 @@ export interface Asked {
   /** With the subresource: "execvecounters/status". */
   resource: string;
   path: string;
+  query: URLSearchParams;
 }
 
 /** What is done in the place of an answer. */
@@ -170,7 +171,13 @@ export class ApiServer {
       ...{ PATCH: "patch", DELETE: "delete" },
     };
     const asked: Asked = {
-      ...{ method, verb: verbs[method] as string, group, path: url.pathname },
+      ...{
+        method,
+        verb: verbs[method] as string,
+        group,
+        path: url.pathname,
+        query: url.searchParams,
+      },
       resource: subresource ? `${resource}/${subresource}` : resource,
     };
     this.asked.push(asked);

@@ -53,6 +53,9 @@ test("it lists page by page, and follows what comes, changes and goes", async ()
   expect(asked("list")).toBe(3);
   expect(inCache()).toHaveLength(1234);
   await until("a watch", () => server.watches === 1);
+  // From where the list ends.
+  const { query } = server.asked.at(-1) as { query: URLSearchParams };
+  expect(query.get("resourceVersion")).toBe("1235");
   server.put(path("new"), { data: {} });
   server.put(path("a1"), { data: { changed: "yes" } });
   server.remove(path("a2"));

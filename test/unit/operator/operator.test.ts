@@ -95,19 +95,57 @@ test("it makes what a resource needs, says how it is, and then writes nothing", 
   await until("a node that counts", () => status().nodes.counting === 1);
   expect(condition("Available")).toMatchObject({ status: "True", message: "1 of 1 nodes count" });
   const before = writes().length;
+  const asked = server.asked.length;
   // What a node and a pod say all the time, without saying anything new.
   for (let i = 0; i < 5; i++) {
     server.put("/api/v1/nodes/a", { ...node("a"), heartbeat: i });
     putPod("a", { note: i });
+    // And what makes it look again, in vain.
+    putNode("a", { note: `${i}` });
     await sleep(150);
   }
   await sleep(1200);
   expect(writes().slice(before)).toEqual([]);
+  // Nor is anything looked up that is known.
+  const others = server.asked.slice(asked).filter(({ resource }) => resource !== "leases");
+  expect(others.map(({ verb, path }) => `${verb} ${path}`)).toEqual([]);
   const kinds = [...new Set(writes().map(({ resource }) => resource))].sort();
   expect(kinds).toEqual([
     ...["configmaps", "daemonsets", "execvecounters", "execvecounters/status"],
     ...["networkpolicies", "serviceaccounts", "services"],
   ]);
+});
+
+test("of much that happens at once the status is written once a second at most", async () => {
+  make();
+  await start();
+  await until("a status", status);
+  const before = writes().length;
+  const begin = performance.now();
+  for (let i = 0; i < 60; i++) {
+    putNode(`n${i}`);
+    await sleep(40);
+  }
+  await until("all of them", () => status().nodes.eligible === 60);
+  const seconds = (performance.now() - begin) / 1000;
+  expect(writes().length - before).toBeLessThanOrEqual(Math.ceil(seconds) + 1);
+});
+
+test("until everything is known, nothing is written: what is there would seem missing", async () => {
+  make();
+  server.fault = ({ verb, resource }) =>
+    verb === "list" && resource === "pods" ? refuse(503, "ServiceUnavailable") : undefined;
+  const started = start();
+  await until("a refused list", () => server.asked.some(({ resource }) => resource === "pods"));
+  await sleep(700);
+  server.remove(`${CORE}/services/fleet`);
+  putNode("a");
+  await sleep(700);
+  expect(writes()).toEqual([]);
+  expect(await ask("/readyz")).toBe("the lists are not read yet\n");
+  server.fault = () => undefined;
+  await started;
+  await until("a status", status);
 });
 
 test("another operator finds all as it should be, and writes nothing", async () => {
@@ -276,6 +314,25 @@ test("deleted, it ends the agents first, then unpins on every node, and says wha
     expect.stringMatching(/^NotUnpinned: 1 nodes could not be reached: down; to do: /),
   ]);
   expect(server.get(`${APPS}/fleet-unpin`)).toBeUndefined();
+});
+
+test("a node whose agent does not end is not taken for one that is unpinned", async () => {
+  putNode("a");
+  putPod("a");
+  const terminated = { exitCode: 0 };
+  putPod(
+    "a",
+    { status: { containerStatuses: [{ ready: false, state: { terminated } }] } },
+    "unpin",
+  );
+  const deletionTimestamp = new Date(Date.now() - 61_000).toISOString();
+  make({}, { finalizers: [FINALIZER], deletionTimestamp });
+  await start();
+  await until("unpin", () => server.get(`${APPS}/fleet-unpin`));
+  await sleep(1500);
+  expect(condition("Progressing").message).toBe("unpinned on 0 of 1 nodes");
+  server.remove(`${CORE}/pods/fleet-meter-a`);
+  await until("the end", () => !server.get(RESOURCE), 10_000);
 });
 
 test("in a namespace that is being deleted it gives up, says so, and lets the resource go", async () => {

@@ -23,8 +23,10 @@ const FOREIGN_FLAGS = {
   "--ignore-scripts": "npm",
   "--yes": "npx",
   "--no-opt": "V8",
+  "--namespace": "helm",
   "--now": "systemctl",
   "--provenance": "npm",
+  "--set": "helm",
   "--target": "podman",
   "--semi-space-growth-factor": "V8",
 };

@@ -3,7 +3,7 @@ import type { INetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/Netw
 import type { INamespace } from "kubernetes-models/v1/Namespace";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
-import { FIXED_PATHS } from "../../../src/agent/routes.ts";
+import { FIXED_PATHS } from "../../../src/agent/paths.ts";
 import { VERSION } from "../../../src/base/version.ts";
 import { readProjectFile } from "../../support/files.ts";
 import { complaints } from "../../support/manifests.ts";
