@@ -71,12 +71,9 @@ export function parseTelemetryPath(text: string, taken: readonly string[]): stri
   return text;
 }
 
-/** "command,user" as labels, each once, in the order of LABELS. */
-export function parseBy(text: string): Label[] {
-  return requireLabels(
-    "--by",
-    text.split(",").map((part) => part.trim()),
-  );
+/** "command,user" as labels, after those given before, in the order of LABELS. */
+export function parseBy(text: string, before: readonly Label[] = []): Label[] {
+  return requireLabels("--by", [...before, ...text.split(",").map((part) => part.trim())]);
 }
 
 /** Rows of the breakdown's table. */

@@ -68,10 +68,7 @@ const DEFAULT_ADDRESSES = [parseListenAddress(DEFAULT_ADDRESS)];
 
 function by(): Option {
   return new Option("--by <labels>", `break execs down by any of ${LABELS.join(",")}`).argParser(
-    (text, before: readonly Label[] = []) => {
-      const labels = [...before, ...parseBy(text)];
-      return LABELS.filter((label) => labels.includes(label));
-    },
+    parseBy,
   );
 }
 

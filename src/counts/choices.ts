@@ -9,12 +9,14 @@ import { LABELS, type Label } from "./labels.ts";
 const MIN_ROWS = 16;
 const MAX_ROWS = 65_536;
 
-/** Labels, each once, in the order of LABELS. */
+/** Labels in the order of LABELS. */
 export function requireLabels(choice: string, names: readonly string[]): Label[] {
   const known: readonly string[] = LABELS;
   if (names.some((name) => !known.includes(name))) {
     throw wrong(choice, names.join(), `give any of ${LABELS.join(",")}`);
   }
+  const twice = names.find((name, i) => names.indexOf(name) < i);
+  if (twice !== undefined) throw wrong(choice, names.join(), `name ${twice} once`);
   return LABELS.filter((label) => names.includes(label));
 }
 

@@ -105,7 +105,10 @@ test("a refused name comes with one to give instead", () => {
 test("labels come in one order, each once", () => {
   expect(parseBy("command")).toEqual(["command"]);
   expect(parseBy("container, command,user")).toEqual(["command", "user", "container"]);
-  expect(parseBy("user,user")).toEqual(["user"]);
+  expect(parseBy("command", ["user"])).toEqual(["command", "user"]);
+  for (const twice of [() => parseBy("user,command,user"), () => parseBy("user", ["user"])]) {
+    expect(refused(twice)).toMatchObject({ remedy: "name user once" });
+  }
   for (const text of ["", ",", "command,", "pid", "Command"]) {
     expect(refused(() => parseBy(text)).message).toContain("--by");
   }
