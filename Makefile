@@ -1,6 +1,6 @@
 # Set-up, build and tests. `make help` lists the targets; V=1 shows the commands.
 .DEFAULT_GOAL := help
-.PHONY: help deps packages build run test test-unit fuzz test-vm package test-package test-cluster check format bench soak pictures clean
+.PHONY: help deps packages build run test test-mounts test-unit fuzz test-vm package test-package test-cluster check format bench soak pictures clean
 .DELETE_ON_ERROR:
 
 ifeq ($(V),1)
@@ -24,9 +24,9 @@ RUNC := $(if $(wildcard /usr/bin/runc /usr/sbin/runc),,runc)
 # Whether make test-vm boots a kernel for arm64 too.
 ARM64 := $(findstring arm64,$(or $(KERNELS),arm64))
 PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make python3 \
-	$(if $(filter test bench,$(MAKECMDGOALS)),$(BPFTOOL) bpftrace strace util-linux) \
-	$(if $(filter test pictures test-cluster,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
-	$(if $(filter test test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl zsh fish) \
+	$(if $(filter test test-mounts bench,$(MAKECMDGOALS)),$(BPFTOOL) bpftrace strace util-linux) \
+	$(if $(filter test test-mounts pictures test-cluster,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
+	$(if $(filter test test-mounts test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl zsh fish) \
 	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
 	$(if $(filter pictures,$(MAKECMDGOALS)),aha pngquant) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
@@ -77,6 +77,7 @@ MOUNTS ?= found
 help:
 	@echo 'make run    install what is missing, build, and start the meter (ARGS="..." for its flags)'
 	@echo 'make test   the same, and run every test (MOUNTS="systemd none": with tracefs mounted, and not)'
+	@echo 'make test-mounts  where tracefs and bpffs are not mounted, run the tests that mind'
 	@echo 'make test-unit  run only the tests that need neither root nor a kernel with BPF'
 	@echo 'make fuzz   call the addon in random ways for a minute, sanitized (SECONDS=..., SEED=...)'
 	@echo 'make test-vm  boot other kernels, and systemd, and test what is exact there (KERNELS=bullseye,sid-full: these only)'
@@ -104,6 +105,13 @@ run: build
 
 test: build $(TEST_TOOLS) test-unit
 	$(call as_root,test/support/mounts.sh '$(MOUNTS)' $(NODE) $(VITEST) --project kernel)
+
+# Those that say how the agent starts, attaches and pins.
+MIND_MOUNTS := addon calls cgroup counting failures kubernetes library lifecycle pins privileges \
+	raw refusals replace stat
+test-mounts: build $(TEST_TOOLS)
+	$(call as_root,test/support/mounts.sh none $(NODE) $(VITEST) --project kernel \
+		$(MIND_MOUNTS:%=test/kernel/%.test.ts))
 
 test-unit: build $(TOOLS)/usr/bin/prometheus
 	$(Q)$(NODE) $(VITEST) --project unit
