@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { projectPath, readProjectFile } from "../support/files.ts";
 import { Installation } from "../support/installation.ts";
-import { STORM } from "../support/meter.ts";
+import { STORM, sh } from "../support/meter.ts";
 import { libraries } from "../support/pod.ts";
 import type { Cluster } from "./cluster.ts";
 
@@ -25,7 +25,37 @@ export const IMAGE = `execve-counter:${JSON.parse(readProjectFile("package.json"
  *
  * @param names of the image, each of which differs from the others by its label alone
  */
-export async function loadAgent(cluster: Cluster, ...names: string[]): Promise<void> {
+export function loadAgent(cluster: Cluster, ...names: string[]): Promise<void> {
+  return load(cluster, names, []);
+}
+
+/** The same, with what the operator's image has besides: it can be either. */
+export function loadOperator(cluster: Cluster, ...names: string[]): Promise<void> {
+  return load(cluster, names, ["deploy", ...clientPackages()]);
+}
+
+/** The client of Kubernetes, and what it needs, as package-lock.json has them. */
+function clientPackages(): string[] {
+  const { packages } = JSON.parse(readProjectFile("package-lock.json"));
+  const found = new Set<string>();
+  const find = (name: string, from: string): void => {
+    for (let at = from; ; at = at.slice(0, Math.max(0, at.lastIndexOf("node_modules/") - 1))) {
+      const path = `${at ? `${at}/` : ""}node_modules/${name}`;
+      if (packages[path]) {
+        if (found.has(path)) return;
+        found.add(path);
+        for (const each of Object.keys(packages[path].dependencies ?? {})) find(each, path);
+        return;
+      }
+      if (at === "") return;
+    }
+  };
+  find("@kubernetes/client-node", "");
+  return [...found].filter((path) => !path.includes("@types/"));
+}
+
+/** @param more paths of the project that the installed package has not */
+async function load(cluster: Cluster, names: string[], more: string[]): Promise<void> {
   const file = readProjectFile("deploy/container/Containerfile");
   // Of several images the agent's is the last.
   const words = (instruction: string): string[] =>
@@ -36,6 +66,10 @@ export async function loadAgent(cluster: Cluster, ...names: string[]): Promise<v
     copy(root, process.execPath, "/usr/local/bin/node");
     const package_ = "/opt/node_modules/execve-counter";
     cpSync(installed.directory, join(root, package_), { recursive: true });
+    for (const path of more) {
+      cpSync(projectPath(path), join(root, package_, path), { recursive: true });
+    }
+    sh("chmod", ["-R", "a+rX", root]);
     copyLibraries(root, process.execPath, installed.path("build/Release/execve_counter.node"));
     // Debian's own Node.js has parts of itself there.
     for (const path of ["/usr/share/nodejs"].filter(existsSync)) {

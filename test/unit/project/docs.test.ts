@@ -213,6 +213,14 @@ test("the options of stat are those of the program, with their defaults", () => 
   expect(documented.slice(1)).toEqual(options("stat").slice(1, -1));
 });
 
+test("the options of the operator are those of the program, with their defaults", () => {
+  const documented = table("docs/operator.md", "Options").map(([flags, value]) => [flags, value]);
+  // After its options come its commands.
+  const lines = options("operator").slice(0, documented.length + 1);
+  expect(documented).toEqual(lines.slice(0, -1));
+  expect(lines.at(-1)?.[0]).toBe("-h, --help");
+});
+
 test("the metrics are those of the program, with types and labels", () => {
   const metrics = [...GOLDEN.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map(([, name, type]) => {
     const [, labels = ""] = new RegExp(`^${name}(?:\\{(.*)\\})? `, "m").exec(GOLDEN) ?? [];
