@@ -246,6 +246,23 @@ async function retired(hierarchy) {
   return { ended, last, counts };
 }
 
+/** Three starts in each of ten lives of a control group that alone is counted. */
+async function lives(hook) {
+  const path = "/sys/fs/cgroup/some.service";
+  mkdirSync(path);
+  const meter = await startMeter("--cgroup", "/some.service", "--attempts", hook);
+  const script = `echo $$ >"$0/cgroup.procs"; for i in 1 2 3; do ${PROGRAM}; done`;
+  for (let life = 1; life <= 10; life++) {
+    if (life > 1) mkdirSync(path);
+    run("/bin/sh", "-c", script, path);
+    storm("spawn", 1, 10, PROGRAM);
+    rmdirSync(path);
+  }
+  const counts = await snapshot(meter);
+  await meter.stop("SIGTERM");
+  return counts;
+}
+
 /** The maps of meters that are left; the kernel frees with a little delay. */
 async function left() {
   const { findCounters } = createRequire(import.meta.url)(ADDON);
@@ -281,6 +298,7 @@ try {
       hotplug: await hotplug(hook),
       late: await refusedLate(hook),
       stat: await stat(hook),
+      lives: await lives(hook),
     };
   }
   report.switchedOff = await switchedOff();

@@ -16,6 +16,7 @@ interface Report {
       pinned: { after: Snapshot; refused?: undefined } | { refused: string; after?: undefined };
       hotplug: { online: "0" | "1"; before: Snapshot; after: Snapshot }[];
       late: { compat: 0 | 1; bits: 32 | 64; at: 0 | 1; before: Snapshot; after: Snapshot }[];
+      lives: Snapshot & { cgroup: object };
       stat: Pick<Counts, "attempts" | "missed" | "execs" | "failures">[];
     }
   >;
@@ -197,6 +198,20 @@ test.each(NAMES)("%s", async (name) => {
     }
 
     // What stat counts, while others execute programs. Skipped runs are those of the whole host.
+    // Each life of the group is counted from its first start, and nothing else is.
+    const { lives } = report.hooks[hook];
+    console.log(
+      `${report.release} ${append} ${hook}: in one group ${lives.execs} execs, attempts ${lives.attempts?.execve}, missed ${JSON.stringify(lives.missed)}`,
+    );
+    expect(lives.cgroup).toEqual({ path: "/some.service", present: false, recreated: 9 });
+    const ran = (name: string) => lives.missed[name] === 0; // each time, as the kernel reports
+    expect(lives.execs).toBeLessThanOrEqual(30);
+    expect(lives.attempts?.execve).toBeLessThanOrEqual(30);
+    if (ran("count_exec")) expect(lives.execs).toBe(30);
+    if (ran(hook === "raw" ? "count_attempts" : "count_execve")) {
+      expect(lives.attempts?.execve).toBe(30);
+    }
+
     for (const [i, counted] of report.hooks[hook].stat.entries()) {
       const expected = i === 0 ? 1 + (2 * CALLS) / 200 : 1;
       const calls = i === 0 ? expected : 1 + (2 * CALLS) / 10;
