@@ -84,6 +84,7 @@ const OPTIONS = {
   rows: optional(argument(fc.constantFrom(2, 16, 4096), (rows) => isU32(rows) && rows >= 2)),
   pins: optional(argument(fc.constant(PINS), (pins) => isText(pins) && pins !== "")),
   reuse: optional(argument(fc.constantFrom(false, false, false, true), isBoolean)),
+  scope: optional(text("", "/some.service", "x".repeat(1500))),
 };
 const known = each(OPTIONS, ({ value }) => value);
 const record = (options) => fc.record(options, { requiredKeys: ["programs", "flags", "pins"] });
@@ -110,8 +111,9 @@ const METHODS = {
   load: {
     needs: "fresh",
     args: [options],
-    fails: (_, [{ programs, pins }]) =>
-      (pins || !programs.every((name) => PROGRAMS.includes(name))) && /^(load|pin|pinned)$/,
+    fails: (_, [{ programs, pins, scope }]) =>
+      (pins || scope?.length > 1023 || !programs.every((name) => PROGRAMS.includes(name))) &&
+      /^(load|pin|pinned|scope)$/,
   },
   // Only what counts execs is a whole meter; another may close the one that is followed, or
   // have nothing yet in a slot.
@@ -181,6 +183,17 @@ const METHODS = {
       ),
     ],
     right: isU32,
+  },
+  // Read first, where there is one.
+  setScope: {
+    needs: "tables",
+    args: [argument(fc.constantFrom(0n, 1n), isU64)],
+    fails: () => /^read$/,
+  },
+  readScope: {
+    needs: "tables",
+    right: (scope) =>
+      scope === undefined || (isText(scope.path) && [scope.group, scope.made].every(isU64)),
   },
   settle: { needs: "counters" },
   readFailures: {
