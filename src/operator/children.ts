@@ -1,5 +1,7 @@
 /** What a resource is made of: pure functions from the resource to the objects of its own. */
 import { createHash } from "node:crypto";
+import { UserError } from "../base/errors.ts";
+import { requireName } from "../counts/choices.ts";
 import { LABELS } from "../counts/labels.ts";
 import {
   type Container,
@@ -293,6 +295,17 @@ export function unpinOf(resource: Resource): Child[] {
 const inNamespace = (name: string) => ({
   namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": name } },
 });
+
+/** What the agents would refuse in the list, which ends every new one; undefined where nothing. */
+export function wrongName({ spec }: Resource): string | undefined {
+  try {
+    for (const name of spec.watch) requireName(name);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    return `spec.watch: ${error.message}: ${error.remedy}`;
+  }
+}
 
 /** The file of --watch-file: a name a line. */
 export function watchList({ spec }: Resource): string {

@@ -112,7 +112,7 @@ export function classify(node: Node, resource: Resource, seen: Seen, now: number
       ? verdict("starting")
       : verdict("failing", "NotPermitted", "no pod has been made");
   }
-  const ofPod = problemOf(pod);
+  const ofPod = problemOf(pod, now);
   if (ofPod) return verdict("failing", ...ofPod);
   const isReady = pod.status?.conditions?.some(
     (each) => each.type === "Ready" && each.status === "True",
@@ -197,7 +197,7 @@ const WAITING: Record<string, Reason> = {
 };
 
 /** What keeps a pod from counting; undefined where nothing is known to. */
-function problemOf({ status = {} }: Pod): [Reason, string] | undefined {
+function problemOf({ status = {} }: Pod, now: number): [Reason, string] | undefined {
   const unscheduled = status.conditions?.find(
     ({ type, status }) => type === "PodScheduled" && status === "False",
   );
@@ -213,16 +213,20 @@ function problemOf({ status = {} }: Pod): [Reason, string] | undefined {
   ]) {
     const { reason = "", message = "" } = each.state?.waiting ?? {};
     if (WAITING[reason]) return [WAITING[reason], `${reason}: ${message}`];
-    const ended = endOf(each);
+    const ended = endOf(each, now);
     if (ended)
       return [reasonOf(ended), ended.message ?? ended.reason ?? `exit code ${ended.exitCode}`];
   }
   return undefined;
 }
 
-/** How a container ended that is not running again. */
-export function endOf({ state, lastState }: ContainerStatus): Terminated | undefined {
-  const ended = state?.terminated ?? (state?.running ? undefined : lastState?.terminated);
+/**
+ * How a container ended that is not ready again. Between two ends it runs for a while: what it
+ * said last is true until it has run for long.
+ */
+function endOf({ ready, state, lastState }: ContainerStatus, now: number): Terminated | undefined {
+  const isLong = now - Date.parse(state?.running?.startedAt ?? "") > PATIENCE_MS;
+  const ended = state?.terminated ?? (ready || isLong ? undefined : lastState?.terminated);
   return ended && ended.exitCode !== 0 ? ended : undefined;
 }
 

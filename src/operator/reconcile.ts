@@ -13,6 +13,7 @@ import {
   INSTANCE_LABEL,
   surplusOf,
   unpinOf,
+  wrongName,
 } from "./children.ts";
 import { type Answer, classify, unsupportedFor, type Verdict } from "./nodes.ts";
 import { API_VERSION, GROUP, PLURAL, type Resource, type Status } from "./resource.ts";
@@ -98,10 +99,14 @@ export class Reconciler {
     if (!paused) await this.#addFinalizer(resource);
 
     const conflicts: string[] = [];
-    let failed: unknown;
+    // Of what older API servers let pass.
+    const wrong = paused ? undefined : wrongName(resource);
+    let failed: unknown = wrong && new ApiError(422, "Invalid", wrong);
     if (!paused) {
       const children = childrenOf(resource, this.#around(resource));
       for (const child of children) {
+        // The list that is there stays.
+        if (wrong && child.kind === "ConfigMap") continue;
         try {
           if (!(await this.#apply(resource, child)))
             conflicts.push(`${child.kind} ${child.metadata.name}`);

@@ -199,7 +199,12 @@ export const SPEC = {
         type: "string",
         minLength: 1,
         maxLength: 15,
-        pattern: "^[^/#\\s]([^/\\r\\n]*[^/\\s])?$",
+        // As requireName, which counts bytes where maxLength counts characters.
+        pattern:
+          "^[^/#\\s\\x00-\\x1f\\x7f\ufffd]([^/\\x00-\\x1f\\x7f\ufffd]*[^/\\s\\x00-\\x1f\\x7f\ufffd])?$",
+        "x-kubernetes-validations": [
+          { rule: "size(bytes(self)) <= 15", message: "give at most 15 bytes" },
+        ],
       },
     },
     pin: {

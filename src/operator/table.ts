@@ -1,6 +1,6 @@
 /** `operator nodes`: each node with whether it counts, and why not. */
 import { ExitCode, UserError } from "../base/errors.ts";
-import { printable } from "../base/text.ts";
+import { printable, visible } from "../base/text.ts";
 import { ApiError, connect, pathOf, remedyOf } from "./api.ts";
 import { keyOf } from "./cache.ts";
 import { COMPONENT_LABEL, INSTANCE_LABEL, MANAGED_LABEL, MANAGER } from "./children.ts";
@@ -63,7 +63,7 @@ export function nodeTable(rows: readonly NodeRow[]): string[] {
   const cells = [
     ["RESOURCE", "NODE", "STATE", "REASON", "MESSAGE"],
     ...rows.map(({ resource, node, state, reason = "", message = "" }) => [
-      ...[resource, printable(node), state, reason, message],
+      ...[resource, printable(node), state, reason, visible(message)],
     ]),
   ];
   const widths = [0, 1, 2, 3].map((i) => Math.max(...cells.map((row) => row[i]?.length ?? 0)));

@@ -166,6 +166,19 @@ test.each(CASES)("%s", (_, where, seen, state, reason) => {
   expect(verdict.reason).toBe(reason);
 });
 
+test("in a crash loop the reason stays, whether it waits or runs, until it runs for long", () => {
+  const lastState = { terminated: { exitCode: 3, message: "this kernel has no BTF" } };
+  const reason = (state: object, ready = false) => {
+    const status = { startTime: LONG_AGO, containerStatuses: [{ ready, state, lastState }] };
+    return classify(node("a"), resource(), { pods: [pod("a", status)] }, NOW).reason;
+  };
+  const since = (ms: number) => ({ running: { startedAt: new Date(NOW - ms).toISOString() } });
+  expect(reason({ waiting: { reason: "CrashLoopBackOff" } })).toBe("NoBTF");
+  expect(reason(since(5000))).toBe("NoBTF");
+  expect(reason(since(100_000))).toBe("Silent");
+  expect(reason(since(5000), true)).toBe("Silent");
+});
+
 test("what the spec leaves out is excluded", () => {
   const seen = { pods: [] };
   const state = (where: Node, spec: Parameters<typeof resource>[0]) =>

@@ -264,6 +264,22 @@ test("what the API server refuses is said, and tried again", async () => {
   await until("no failure", () => condition("Progressing").reason !== "ApplyFailed");
 });
 
+test("a name that would end the agents is not given to them, and is said", async () => {
+  make({ watch: ["nc"] });
+  await start();
+  await until("a status", status);
+  const old = server.get(RESOURCE);
+  // 20 bytes in 10 characters, which an API server without validation rules lets pass.
+  server.put(RESOURCE, { ...old, spec: { ...old.spec, watch: ["ä".repeat(10)], failures: true } });
+  await until("the failure", () => condition("Progressing")?.reason === "ApplyFailed");
+  expect(condition("Progressing").message).toMatch(
+    /^spec\.watch: a watched name cannot be "ä{10}": /,
+  );
+  expect(server.get(`${CORE}/configmaps/fleet-watch`).data).toEqual({ commands: "nc\n" });
+  // The rest is made nevertheless.
+  expect(server.get(`${APPS}/fleet`).spec.template.spec.containers[0].args).toContain("--failures");
+});
+
 test("pods that may not be made are a problem, with the reason that the API gives", async () => {
   putNode("a");
   make();

@@ -64,3 +64,14 @@ test.each([
   server.fault = () => refuse(code, "Some");
   await expect(nodeRows(kubeconfig)).rejects.toMatchObject({ name: "UserError", remedy });
 });
+
+test("what an agent says moves no terminal", () => {
+  const said = {
+    state: "failing",
+    reason: "Failing",
+    message: "\u001b[2J\u001b]0;x\u0007",
+  } as const;
+  expect(nodeTable([{ resource: "a/b", node: "n", ...said }])[1]).toBe(
+    "a/b       n     failing  Failing  \\u{1b}[2J\\u{1b}]0;x\\u{7}",
+  );
+});

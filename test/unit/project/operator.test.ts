@@ -56,6 +56,27 @@ test("every field is described, by a sentence, and is bounded", () => {
   }
 });
 
+test("a watched name has no character that an agent refuses", () => {
+  const { maxLength, pattern } = SPEC.properties.watch.items;
+  const is = (name: string) => new RegExp(pattern).test(name) && name.length <= maxLength;
+  for (const name of ["nc", "n c", "ä", "a".repeat(15)]) expect(is(name), name).toBe(true);
+  for (const name of [
+    "",
+    "a/b",
+    "#a",
+    " a",
+    "a ",
+    "\0",
+    "a\0b",
+    "\ufffd",
+    "a\ufffd",
+    "a\nb",
+    "\u001b",
+  ]) {
+    expect(is(name), JSON.stringify(name)).toBe(false);
+  }
+});
+
 test("the docs have every field with its default, every condition and every reason", () => {
   const rows = docs.split("\n").filter((line) => line.startsWith("| `"));
   const names = rows.flatMap((row) =>
