@@ -4,8 +4,7 @@ import { Command, CommanderError, Option } from "commander";
 import type { AgentOptions } from "../agent/agent.ts";
 import type { Format } from "../agent/lines.ts";
 import { FIXED_PATHS } from "../agent/paths.ts";
-import { ExitCode, UserError } from "../base/errors.ts";
-import { toJson } from "../base/json.ts";
+import { ExitCode, MORE_FILES, UserError } from "../base/errors.ts";
 import { createLog, LEVELS, type Level } from "../base/log.ts";
 import { cannotPrint, openStdout } from "../base/stdout.ts";
 import { printable, visible } from "../base/text.ts";
@@ -250,6 +249,7 @@ watchSubcommand("list", "print the watched commands and their counts")
     new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
   )
   .action(async (flags: WatchFlags & { output: Format }) => {
+    const { toJson } = await import("../base/json.ts");
     const { list } = await import("../kernel/watchlist.ts");
     const watched = list(flags.map, createLog(flags["log.level"]));
     await print(
@@ -358,6 +358,7 @@ program
   )
   .addOption(logLevel())
   .action(async (flags: { output: Format; "log.level": Level }) => {
+    const { toJson } = await import("../base/json.ts");
     const { HERE, attempt, canRun, examine } = await import("./doctor.ts");
     const findings = [...examine(HERE), ...attempt(createLog(flags["log.level"]).debug)];
     await print(
@@ -435,6 +436,7 @@ operatorCommand
     new Option("-o, --output <format>", "how to print").choices(["text", "json"]).default("text"),
   )
   .action(async (_: object, command: Command) => {
+    const { toJson } = await import("../base/json.ts");
     const { nodeRows, nodeTable } = await import("../operator/table.ts");
     const { kubeconfig, output } = command.optsWithGlobals<{
       kubeconfig?: string;
@@ -489,6 +491,11 @@ function report(error: unknown): number {
     log.error(error.message);
     log.error(`to do: ${error.remedy}`);
     return error.exitCode;
+  }
+  // Files of the program itself are loaded when they are needed.
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "EMFILE" || code === "ENFILE") {
+    return report(new UserError("out of file descriptors", MORE_FILES, ExitCode.failed));
   }
   const stack = `${error instanceof Error ? error.stack : error}`;
   for (const line of `this is a bug, please report it: ${stack}`.split("\n")) log.error(line);

@@ -1,7 +1,6 @@
 /** Counts what one command and all its descendants execute. */
 import { readFileSync } from "node:fs";
 import { ExitCode } from "../base/errors.ts";
-import { toJson } from "../base/json.ts";
 import { createLog, type Level } from "../base/log.ts";
 import type { Label } from "../counts/labels.ts";
 import type { Snapshot } from "../counts/snapshot.ts";
@@ -98,6 +97,7 @@ export async function stat(words: readonly string[], options: StatOptions): Prom
 async function linesOf(result: Result, { output, top }: StatOptions): Promise<string[]> {
   // Loaded only now: the command does not wait for it.
   const { plain, table } = await import("./report.ts");
+  const { toJson } = await import("../base/json.ts");
   return output === "json" ? [toJson(plain(result))] : table(result, top);
 }
 

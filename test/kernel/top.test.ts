@@ -182,7 +182,7 @@ describe("beside a running meter", () => {
     expect({ status, stdout }).toEqual({ status: 1, stdout: "" });
     expect(stderr).toBe(
       `execve-counter: error: the meter of map ${meter.mapId} does not count by container\n` +
-        "execve-counter: error: to do: leave out --map to count with top's own meter, or start the meter with those labels\n",
+        "execve-counter: error: to do: leave out --map to count with top's own meter, or start the meter with those options\n",
     );
   });
 
