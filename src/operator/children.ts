@@ -47,8 +47,8 @@ export function selectorOf(resource: Resource, component?: Component): Record<st
   };
 }
 
-/** The flags that choose what is counted: with others, counts begin anew. */
-export function countingFlags({ spec }: Resource): string[] {
+/** The flags that choose what is counted. */
+function countingFlags({ spec }: Resource): string[] {
   const by = LABELS.filter((label) => spec.by.includes(label));
   return [
     `--attempts=${spec.attempts}`,
@@ -66,7 +66,12 @@ function pinsOf({ metadata }: Resource): string {
 /** Flags of the manifest that a resource chooses. */
 const CHOSEN = /^--(attempts|by|failures|max-series|retire-after|pin|pin-replace|watch-file)(=|$)/;
 
-function argsOf(resource: Resource): string[] {
+/** Of an agent's arguments those with others of which counts begin anew. */
+export function flagsOf(args: readonly string[]): string {
+  return args.filter((arg) => /^--(attempts|by|failures|max-series|pin)(=|$)/.test(arg)).join(" ");
+}
+
+export function argsOf(resource: Resource): string[] {
   const { retireAfter, pin } = resource.spec;
   return [
     ...countingFlags(resource),

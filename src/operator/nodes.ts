@@ -26,6 +26,8 @@ export const REASONS = {
   Tainted: "it has a taint that spec.tolerations do not tolerate: add it there to include the node",
   NotPermitted:
     "give the namespace the Pod Security level privileged, and see what the container's seccomp profile, SELinux and lockdown forbid",
+  NoPod:
+    "see the conditions Conflict and Progressing, and where they say nothing, whether the controller manager runs",
   NoRoom:
     "free CPU or memory on the node, ask for less in spec.resources, or give spec.priorityClassName",
   OutOfMemory: "raise spec.resources.limits.memory, or lower spec.maxSeries",
@@ -67,12 +69,14 @@ export interface Seen {
   other?: string | undefined;
   /** Ms for which there has been no pod although there should be one. */
   missing?: number;
-  /** What the API says about pods that it does not let be made. */
+  /** What the API says about pods that it does not let be made: see refusalOf. */
   refusal?: string | undefined;
 }
 
 /** Ms after which a pod that is not there, or not ready, is a problem. */
 const PATIENCE_MS = 60_000;
+/** Ms for which a refusal is believed. The DaemonSet's controller tries every 1000 s at least. */
+const REFUSAL_MS = 1_200_000;
 /** Taints that every DaemonSet tolerates. */
 const ALWAYS: Toleration[] = [
   ...[
@@ -110,7 +114,7 @@ export function classify(node: Node, resource: Resource, seen: Seen, now: number
     if (seen.refusal) return verdict("failing", "NotPermitted", seen.refusal);
     return (seen.missing ?? 0) < PATIENCE_MS
       ? verdict("starting")
-      : verdict("failing", "NotPermitted", "no pod has been made");
+      : verdict("failing", "NoPod", "no pod has been made");
   }
   const ofPod = problemOf(pod, now);
   if (ofPod) return verdict("failing", ...ofPod);
@@ -129,6 +133,17 @@ export function classify(node: Node, resource: Resource, seen: Seen, now: number
     return verdict("counting", "Silent", "the agent does not answer the operator");
   if (seen.answer?.full) return verdict("counting", "TableFull");
   return verdict("counting");
+}
+
+/** Of events that say why a pod was not made, one that is new, and after which no pod was made. */
+export function refusalOf(
+  events: readonly { message?: string; lastTimestamp?: string | null }[],
+  pods: readonly Pod[],
+  now: number,
+): string | undefined {
+  const made = pods.map(({ metadata }) => metadata.creationTimestamp ?? "").sort();
+  const since = Math.max(now - REFUSAL_MS, Date.parse(made.at(-1) || "1970-01-01"));
+  return events.find(({ lastTimestamp }) => Date.parse(lastTimestamp ?? "") > since)?.message;
 }
 
 /** Why no agent can run on a node with these labels; undefined where one can. */

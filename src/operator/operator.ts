@@ -13,7 +13,7 @@ import { slim, slimNode, slimPod } from "./keep.ts";
 import { Leadership } from "./lease.ts";
 import { METRICS_TYPE, OperatorMetrics } from "./metrics.ts";
 import { Queue } from "./queue.ts";
-import { Reconciler, type Tell, type World } from "./reconcile.ts";
+import { Reconciler, type Tell, TIMES, type World } from "./reconcile.ts";
 import { API_VERSION, GROUP, KIND, PLURAL, type Resource } from "./resource.ts";
 import type { KubernetesObject, Node, Pod } from "./types.ts";
 
@@ -36,10 +36,11 @@ const OURS = `${MANAGED_LABEL}=${MANAGER}`;
 /** Milliseconds for which changes of nodes and pods are gathered. */
 const GATHER_MS = 300;
 const ASK_MS = 2500;
-const DISCOVER_MS = 60_000;
-/** Milliseconds after which a watch that says nothing makes the operator unready, and unhealthy. */
-const SILENT_MS = 180_000;
-const STUCK_MS = 300_000;
+/**
+ * Milliseconds between two looks for the Prometheus operator, and those after which a watch that
+ * says nothing makes the operator unready, and unhealthy.
+ */
+const ALL_TIMES = { ...TIMES, discover: 60_000, silent: 180_000, stuck: 300_000 };
 /** Milliseconds for which the same event is not told again. */
 const EVENT_MS = 600_000;
 
@@ -66,6 +67,7 @@ export class Operator {
   readonly #api: Api;
   readonly #log: Log;
   readonly #namespace: string;
+  readonly #times: typeof ALL_TIMES;
   /** Ends what only a leader may do. */
   readonly #end = new AbortController();
   readonly #agents = new Agents();
@@ -81,7 +83,9 @@ export class Operator {
   #leads = false;
   #synced = false;
 
-  constructor(api: Api, namespace: string, log: Log) {
+  /** @param times those that shall be others, for tests */
+  constructor(api: Api, namespace: string, log: Log, times: Partial<typeof ALL_TIMES> = {}) {
+    this.#times = { ...ALL_TIMES, ...times };
     this.#api = api;
     this.#log = log;
     this.#namespace = namespace;
@@ -133,7 +137,7 @@ export class Operator {
       },
     };
     for (const kind of CHILDREN) this.#addChild(kind);
-    this.#reconciler = new Reconciler(api, this.#world, this.#tell, this.#end.signal);
+    this.#reconciler = new Reconciler(api, this.#world, this.#tell, this.#end.signal, this.#times);
     this.#queue = new Queue(
       (key) => this.#reconciler.reconcile(key),
       (key, work, error) => {
@@ -168,14 +172,14 @@ export class Operator {
     };
     return new Map([
       ["/metrics", metrics],
-      ["/healthz", page(() => this.#silent("tried", STUCK_MS))],
+      ["/healthz", page(() => this.#silent("tried", this.#times.stuck))],
       ["/readyz", page(() => this.#unready())],
     ]);
   }
 
   #unready(): string | undefined {
     if (!this.#leads) return undefined; // it waits for its turn
-    return this.#synced ? this.#silent("heard", SILENT_MS) : "the lists are not read yet";
+    return this.#synced ? this.#silent("heard", this.#times.silent) : "the lists are not read yet";
   }
 
   /** Which watch has had no answer, or made no try, for so many ms. */
@@ -202,7 +206,7 @@ export class Operator {
     for (const cache of this.#caches.values()) this.#follow(cache);
     const timers = [
       setInterval(() => void this.#ask(), ASK_MS),
-      setInterval(() => void this.#discover(), DISCOVER_MS),
+      setInterval(() => void this.#discover(), this.#times.discover),
     ];
     void this.#start();
     await leadership.keep(ended.signal);

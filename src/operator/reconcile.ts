@@ -15,7 +15,7 @@ import {
   unpinOf,
   wrongName,
 } from "./children.ts";
-import { type Answer, classify, unsupportedFor, type Verdict } from "./nodes.ts";
+import { type Answer, classify, refusalOf, unsupportedFor, type Verdict } from "./nodes.ts";
 import { API_VERSION, GROUP, PLURAL, type Resource, type Status } from "./resource.ts";
 import { conditionOf, type Said, sameStatus, statusOf } from "./status.ts";
 import type { DaemonSet, KubernetesObject, Node, Pod } from "./types.ts";
@@ -25,9 +25,9 @@ export const FINALIZER = `${GROUP}/unpin`;
 export const END_MS = 60_000;
 export const UNPIN_MS = 120_000;
 /** Milliseconds between two writes of a status, and between two looks while something changes. */
-const STATUS_MS = 1000;
-const LOOK_MS = 5000;
+export const TIMES = { status: 1000, look: 5000 };
 const WAIT_MS = 1000;
+const REFUSED_MS = 60_000;
 /** How many nodes an event names. */
 const NAMED = 10;
 
@@ -66,6 +66,7 @@ export class Reconciler {
   readonly #world: World;
   readonly #tell: Tell;
   readonly #signal: AbortSignal;
+  readonly #times: typeof TIMES;
   /** The last status that was written, and when: the cache may not have it yet. */
   readonly #written = new Map<string, { status: Status; at: number }>();
   /** Since when a node has had no pod, by resource and node. */
@@ -80,11 +81,12 @@ export class Reconciler {
   writes = 0;
 
   /** @param signal ends every write that is under way: once another operator may lead */
-  constructor(api: Api, world: World, tell: Tell, signal: AbortSignal) {
+  constructor(api: Api, world: World, tell: Tell, signal: AbortSignal, times: typeof TIMES) {
     this.#api = api;
     this.#world = world;
     this.#tell = tell;
     this.#signal = signal;
+    this.#times = times;
   }
 
   /** Works on a resource; returns after how many ms it wants to look again. */
@@ -137,7 +139,11 @@ export class Reconciler {
     const wait = await this.#write(resource, status);
     if (failed) throw failed;
     if (wait !== undefined) return wait;
-    return conflicts.length > 0 || (status.nodes?.starting ?? 0) > 0 ? LOOK_MS : undefined;
+    if (conflicts.length > 0 || (status.nodes?.starting ?? 0) > 0) return this.#times.look;
+    // Nothing tells when a refusal comes, or is over.
+    return verdicts.some(({ reason }) => reason === "NoPod" || reason === "NotPermitted")
+      ? REFUSED_MS
+      : undefined;
   }
 
   #around(resource: Resource) {
@@ -276,8 +282,12 @@ export class Reconciler {
         return classify(node, resource, seen, now);
       });
     let verdicts = judge();
-    if (verdicts.some(({ node, state }) => state === "starting" && !own.has(node))) {
-      const refusal = await this.#refusal(resource);
+    if (
+      verdicts.some(
+        ({ node, state, reason }) => !own.has(node) && (state === "starting" || reason === "NoPod"),
+      )
+    ) {
+      const refusal = await this.#refusal(resource, [...own.values()].flat());
       if (refusal) verdicts = judge(refusal);
     }
     this.verdicts.set(key, verdicts);
@@ -285,10 +295,10 @@ export class Reconciler {
   }
 
   /** What the API says where pods may not be made; asked every few seconds at most. */
-  async #refusal(resource: Resource): Promise<string | undefined> {
+  async #refusal(resource: Resource, pods: readonly Pod[]): Promise<string | undefined> {
     const key = keyOf(resource);
     const known = this.#refusals.get(key);
-    if (known && performance.now() - known.at < LOOK_MS) return known.message;
+    if (known && performance.now() - known.at < this.#times.look) return known.message;
     const { namespace } = resource.metadata;
     const [set] = this.#daemonSets(resource);
     if (!set) return undefined;
@@ -297,11 +307,9 @@ export class Reconciler {
     const { items } = await this.#api.request<{
       items: { message?: string; lastTimestamp?: string }[];
     }>("GET", path, { query: { fieldSelector, limit: 50 }, signal: this.#signal });
-    const fresh = items.find(
-      ({ lastTimestamp }) => Date.now() - Date.parse(lastTimestamp ?? "") < 10 * END_MS,
-    );
-    this.#refusals.set(key, { message: fresh?.message, at: performance.now() });
-    return fresh?.message;
+    const message = refusalOf(items, pods, Date.now());
+    this.#refusals.set(key, { message, at: performance.now() });
+    return message;
   }
 
   #monitoring({ spec }: Resource): Said {
@@ -343,7 +351,7 @@ export class Reconciler {
     const last = this.#written.get(uid);
     const before = last?.status ?? resource.status;
     if (sameStatus(before, status)) return undefined;
-    const soon = STATUS_MS - (performance.now() - (last?.at ?? -STATUS_MS));
+    const soon = this.#times.status - (performance.now() - (last?.at ?? -this.#times.status));
     if (soon > 0) return soon;
     const path = `${pathOf(`${GROUP}/${API_VERSION}`, PLURAL, namespace, name)}/status`;
     const body = { metadata: { uid }, status };

@@ -209,7 +209,7 @@ export const SPEC = {
     },
     pin: {
       description:
-        "Keep: what counts stays in the kernel while a pod is replaced, so no count is lost. None: the counts end with each pod.",
+        "Keep: what counts stays in the kernel while a pod is replaced, so no count is lost. None: the counts end with each pod. A change begins new counts.",
       type: "string",
       enum: ["Keep", "None"],
       default: "Keep",
@@ -314,7 +314,10 @@ export const STATUS = {
       type: "integer",
       format: "int64",
     },
-    flags: { type: "string", description: "The agents' flags that choose what is counted." },
+    flags: {
+      type: "string",
+      description: "The agents' flags with others of which counts begin anew.",
+    },
     countsSince: {
       description: "When these flags were last changed: counts are not older.",
       type: "string",

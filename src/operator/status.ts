@@ -1,5 +1,6 @@
 /** What the status of a resource says: a pure function of what the operator has seen. */
-import { countingFlags } from "./children.ts";
+import { argsOf, flagsOf } from "./children.ts";
+import type { DaemonSetManifest } from "./manifests.ts";
 import { countsOf, problemsOf, type Verdict } from "./nodes.ts";
 import type { Resource, Status } from "./resource.ts";
 import type { Condition, DaemonSet } from "./types.ts";
@@ -26,7 +27,9 @@ export function statusOf(seen: Observation, before: Status = {}): Status {
   const { generation = 0 } = resource.metadata;
   const nodes = countsOf(verdicts);
   const problems = problemsOf(verdicts);
-  const flags = countingFlags(resource).join(" ");
+  const flags = flagsNow(seen) ?? before.flags;
+  const isSame = before.flags === flags && before.countsSince !== undefined;
+  const countsSince = isSame ? before.countsSince : timeOf(now);
   const said: Record<string, Said> = {
     Available:
       nodes.counting > 0
@@ -64,16 +67,25 @@ export function statusOf(seen: Observation, before: Status = {}): Status {
   };
   return {
     observedGeneration: generation,
-    flags,
-    countsSince:
-      before.flags === flags && before.countsSince
-        ? before.countsSince
-        : now.toISOString().replace(/\.\d+Z$/, "Z"),
+    ...(flags === undefined ? {} : { flags, countsSince }),
     nodes,
     problems,
-    conditions: Object.entries(said).map((each) => conditionOf(each, generation, before, now)),
+    conditions: [
+      ...Object.entries(said).map((each) => conditionOf(each, generation, before, now)),
+      ...(resource.status?.conditions ?? []).filter(({ type }) => !(type in said)),
+    ],
   };
 }
+
+/** The flags of the agents: those of the spec once they are applied, else those that are there. */
+function flagsNow({ resource, failure, conflicts, daemonSets }: Observation): string | undefined {
+  const isTaken = conflicts.some((each) => each.startsWith("DaemonSet "));
+  if (!resource.spec.paused && !failure && !isTaken) return flagsOf(argsOf(resource));
+  const [set] = daemonSets as Partial<DaemonSetManifest>[];
+  return set && flagsOf(set.spec?.template.spec.containers[0].args ?? []);
+}
+
+const timeOf = (date: Date) => date.toISOString().replace(/\.\d+Z$/, "Z");
 
 /** A condition as the API has it, with the time at which its status changed. */
 export function conditionOf(
@@ -86,7 +98,7 @@ export function conditionOf(
   const same = old?.status === status;
   return {
     ...{ type, status, reason, message: message.slice(0, 4096), observedGeneration: generation },
-    lastTransitionTime: same ? old.lastTransitionTime : now.toISOString().replace(/\.\d+Z$/, "Z"),
+    lastTransitionTime: same ? old.lastTransitionTime : timeOf(now),
   };
 }
 

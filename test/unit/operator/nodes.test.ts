@@ -6,6 +6,7 @@ import {
   matches,
   problemsOf,
   REASONS,
+  refusalOf,
   type Seen,
   tolerates,
   type Verdict,
@@ -59,7 +60,7 @@ const CASES: [string, Node, Partial<Seen>, string, string?][] = [
   ],
   ["a node that is down", node("a", {}, "Unknown"), { pods: running }, "failing", "Silent"],
   ["no pod yet", ready, { missing: 1000 }, "starting"],
-  ["no pod for long", ready, { missing: 100_000 }, "failing", "NotPermitted"],
+  ["no pod for long", ready, { missing: 100_000 }, "failing", "NoPod"],
   ["a pod that may not be", ready, { refusal: "violates PodSecurity" }, "failing", "NotPermitted"],
   [
     "a pod without room",
@@ -164,6 +165,21 @@ test.each(CASES)("%s", (_, where, seen, state, reason) => {
   const verdict = classify(where, resource(), { pods: [], ...seen }, NOW);
   expect(verdict).toMatchObject({ node: "a", state });
   expect(verdict.reason).toBe(reason);
+});
+
+test("a refusal counts while it is new, and after it no pod was made", () => {
+  const at = (ms: number) => new Date(NOW - ms).toISOString();
+  const events = [{ message: "violates PodSecurity", lastTimestamp: at(60_000) }];
+  const made = (ms: number) => {
+    const one = pod("a");
+    return { ...one, metadata: { ...one.metadata, creationTimestamp: at(ms) } };
+  };
+  const refusal = "violates PodSecurity";
+  expect(refusalOf(events, [], NOW)).toBe(refusal);
+  expect(refusalOf(events, [made(90_000)], NOW)).toBe(refusal);
+  expect(refusalOf(events, [made(90_000), made(30_000)], NOW)).toBeUndefined();
+  expect(refusalOf(events, [], NOW + 3_600_000)).toBeUndefined();
+  expect(refusalOf([{ message: "no time", lastTimestamp: null }], [], NOW)).toBeUndefined();
 });
 
 test("in a crash loop the reason stays, whether it waits or runs, until it runs for long", () => {

@@ -41,9 +41,9 @@ afterEach(async () => {
   server.close();
 });
 
-async function start(): Promise<void> {
+async function start(times = {}): Promise<void> {
   api = server.connect();
-  operator = new Operator(api, "operators", createLog("error"));
+  operator = new Operator(api, "operators", createLog("error"), times);
   running++;
   ended = operator.run(
     new Promise((resolve) => {
@@ -227,6 +227,45 @@ test("a change of the flags is said, in the status and by an event; one of the i
   expect(status().countsSince > countsSince).toBe(true);
   await until("an event", () => events().length > 0);
   expect(events()).toEqual([expect.stringContaining("BeganAnew: counts begin anew")]);
+});
+
+test("paused, and where it cannot be applied, the status has the flags that are in force", async () => {
+  make();
+  await start({ status: 50 });
+  await until("a status", status);
+  const { flags, countsSince } = status();
+  const change = async (spec: Any) => {
+    const { metadata } = server.put(RESOURCE, {
+      ...server.get(RESOURCE),
+      spec: { ...server.get(RESOURCE).spec, ...spec },
+    });
+    await until("a report", () => status().observedGeneration === metadata.generation);
+  };
+  await change({ paused: true, failures: true });
+  expect(status()).toMatchObject({ flags, countsSince });
+  server.fault = ({ verb, resource }) =>
+    verb === "patch" && resource === "daemonsets" ? refuse(422, "Invalid") : undefined;
+  await change({ paused: false });
+  expect(condition("Progressing").reason).toBe("ApplyFailed");
+  expect(status()).toMatchObject({ flags, countsSince });
+  expect(events()).toEqual([]);
+  server.fault = () => undefined;
+  await until("the flags", () => status().flags.includes("--failures"));
+  await until("an event", () => events().length > 0);
+  await change({ pin: "None" });
+  expect(status().flags).not.toContain("--pin");
+});
+
+test("a condition of others stays in the status", async () => {
+  make();
+  await start({ status: 50 });
+  await until("a status", status);
+  const other = { type: "Audited", status: "True", reason: "Yes", message: "" };
+  const { status: old, ...rest } = server.get(RESOURCE);
+  server.put(RESOURCE, { ...rest, status: { ...old, conditions: [other, ...old.conditions] } });
+  putNode("a");
+  await until("a report", () => status().nodes.eligible === 1);
+  expect(condition("Audited")).toEqual(other);
 });
 
 test("a canary comes and goes; paused, nothing is changed, but all is reported", async () => {
