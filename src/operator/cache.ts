@@ -1,6 +1,6 @@
 /** A list of objects, kept as it is in the cluster by a watch. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Api, ApiError, isGone } from "./api.ts";
+import { type Api, ApiError, isGone, isMissing } from "./api.ts";
 import type { KubernetesObject } from "./types.ts";
 
 /** Seconds after which the server ends a watch; a bit more at random, so that not all end at once. */
@@ -31,6 +31,8 @@ export interface CacheOptions<T> {
   /** Called for each object that has come, changed or gone; not for those of the first list. */
   onChange: (object: T, gone: boolean) => void;
   onError: (path: string, error: ApiError) => void;
+  /** For a kind that the cluster need not have: called, and the cache ends, once it has it not. */
+  onMissing?: () => void;
   /** Milliseconds without a byte after which a watch is begun anew. */
   idle?: number;
 }
@@ -82,6 +84,11 @@ export class Cache<T extends KubernetesObject> {
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof ApiError)) throw error;
+        if (isMissing(error) && this.#options.onMissing) {
+          this.#listed();
+          this.#options.onMissing();
+          return;
+        }
         if (RELIST.includes(error.code)) this.#version = "";
         if (!isGone(error)) this.#options.onError(this.path, error);
         retryAfter = error.retryAfter;

@@ -106,6 +106,14 @@ export class Operator {
         path: pathOf(apiVersion, pluralOf(name)),
         ...{ labelSelector: OURS, keep: slim },
         onChange: (object) => this.#add(ownerOf(object), 0),
+        ...(PROMETHEUS.includes(kind)
+          ? {
+              onMissing: () => {
+                for (const map of [children, this.#caches]) map.delete(kind);
+                this.#addAll(0);
+              },
+            }
+          : {}),
       });
       children.set(kind, cache);
       return cache;
@@ -252,6 +260,7 @@ export class Operator {
         if (!isMissing(error)) this.#logError(kind, error);
         continue;
       }
+      if (this.#caches.has(kind)) continue;
       const cache = this.#addChild(kind);
       this.#follow(cache);
       await cache.ready;

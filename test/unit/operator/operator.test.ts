@@ -444,6 +444,29 @@ test("the monitoring objects are made once the cluster knows them, the rules onc
   await until("a status", () => server.get(second).status);
 });
 
+test("the Prometheus operator may go, and come again", async () => {
+  const kinds = ["podmonitors", "prometheusrules"];
+  server.absent = () => false;
+  make();
+  await start({ status: 50, discover: 200 });
+  await until("a monitor", () => condition("MonitoringReady")?.status === "True");
+  server.absent = (resource) => kinds.includes(resource);
+  for (const kind of kinds) {
+    server.remove(`/apis/monitoring.coreos.com/v1/namespaces/meters/${kind}/fleet`);
+  }
+  // As the API server does with the watches of a kind that is gone.
+  server.interrupt();
+  await until("its end", () => condition("MonitoringReady").status === "False");
+  await until("no failure", () => condition("Progressing").reason === "Complete");
+  expect(await ask("/metrics")).not.toContain("podmonitors");
+  server.absent = () => false;
+  await until("a monitor", () => condition("MonitoringReady").status === "True");
+  await until(
+    "the rules",
+    () => server.list("monitoring.coreos.com/v1/prometheusrules").length > 0,
+  );
+});
+
 test.each<[string, () => void]>([
   ["503 to everything", () => (server.fault = () => refuse(503, "ServiceUnavailable"))],
   ["broken connections", () => (server.fault = () => (_, response) => response.destroy())],
