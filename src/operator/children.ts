@@ -320,21 +320,50 @@ export function watchList({ spec }: Resource): string {
     .join("");
 }
 
-/** Maps of which every entry is the operator's: one that somebody adds changes what they mean. */
-const WHOLE = ["nodeSelector", "matchLabels", "selector"];
+/**
+ * What is the operator's as a whole, beside the spec of a pod: what somebody adds to a selector
+ * changes what it means, and what somebody adds to a pod may give it rights.
+ */
+const WHOLE = ["nodeSelector", "matchLabels", "selector", "podSelector", "namespaceSelector"];
+/** What the API server itself adds to a pod's spec, of whatever value where it is undefined. */
+const DEFAULTS: Record<string, unknown> = {
+  ...{ restartPolicy: "Always", dnsPolicy: "ClusterFirst", schedulerName: "default-scheduler" },
+  ...{ securityContext: {}, procMount: "Default", resources: {}, defaultMode: 0o644 },
+  ...{ terminationMessagePath: "/dev/termination-log", scheme: "HTTP", protocol: "TCP" },
+  ...{ timeoutSeconds: 1, periodSeconds: 10, successThreshold: 1, failureThreshold: 3 },
+  ...{ imagePullPolicy: undefined, serviceAccount: undefined },
+};
+
+/** Requests are made of limits where they are not given. */
+const isWhole = (whole: boolean, key: string, applied: unknown) =>
+  key !== "requests" &&
+  (whole || WHOLE.includes(key) || (isMap(applied) && "containers" in applied));
+
+/** The keys of what is there that were neither applied nor added by the API server. */
+function added(there: Record<string, unknown>, applied: Record<string, unknown>): string[] {
+  return Object.keys(there).filter((key) => {
+    if (key in applied) return false;
+    if (!(key in DEFAULTS)) return true;
+    const preset = JSON.stringify(DEFAULTS[key]);
+    return preset !== undefined && preset !== JSON.stringify(there[key]);
+  });
+}
 
 /**
- * A merge patch that removes what others have added to such maps, which older API servers merge
- * entry by entry; undefined where there is nothing to remove.
+ * A merge patch that removes what others have added to what is the operator's as a whole; to apply
+ * it again does not. Undefined where there is nothing to remove.
  */
 export function surplusOf(there: unknown, applied: unknown, whole = false): object | undefined {
   if (!isMap(there) || !isMap(applied)) return undefined;
   const patch: Record<string, unknown> = {};
-  for (const [key, value] of Object.entries(there)) {
-    const rest = key in applied ? surplusOf(value, applied[key], WHOLE.includes(key)) : undefined;
-    if (rest) patch[key] = rest;
-    else if (whole && !(key in applied)) patch[key] = null;
+  for (const [key, value] of Object.entries(applied)) {
+    const ofWhole = isWhole(whole, key, value);
+    if (!Array.isArray(value)) {
+      const rest = surplusOf(there[key], value, ofWhole);
+      if (rest) patch[key] = rest;
+    } else if (ofWhole && !holds(there[key], value, true)) patch[key] = value;
   }
+  if (whole) for (const key of added(there, applied)) patch[key] = null;
   return Object.keys(patch).length > 0 ? patch : undefined;
 }
 
@@ -343,24 +372,30 @@ const isMap = (value: unknown): value is Record<string, unknown> =>
 
 /**
  * Whether what is there has all that was applied. It may have more: defaults, and what others
- * have added.
+ * have added to what is not the operator's as a whole.
  */
 export function holds(there: unknown, applied: unknown, whole = false): boolean {
+  // The API server leaves out what is empty.
+  if (there === undefined && typeof applied === "object") {
+    return Object.keys(applied ?? {}).length === 0;
+  }
   if (Array.isArray(applied)) {
-    if (!Array.isArray(there)) return false;
+    if (!Array.isArray(there) || (whole && there.length !== applied.length)) return false;
     // Lists of named objects are merged by the API server: others may have added some.
     if (applied.length > 0 && applied.every((each) => typeof each?.name === "string")) {
       return applied.every((each) =>
-        there.some((other) => other?.name === each.name && holds(other, each)),
+        there.some((other) => other?.name === each.name && holds(other, each, whole)),
       );
     }
-    return there.length === applied.length && applied.every((each, i) => holds(there[i], each));
+    return (
+      there.length === applied.length && applied.every((each, i) => holds(there[i], each, whole))
+    );
   }
   if (isMap(applied)) {
-    if (!isMap(there)) return false;
-    const entries = Object.entries(applied);
-    if (whole && Object.keys(there).length !== entries.length) return false;
-    return entries.every(([key, value]) => holds(there[key], value, WHOLE.includes(key)));
+    if (!isMap(there) || (whole && added(there, applied).length > 0)) return false;
+    return Object.entries(applied).every(([key, value]) =>
+      holds(there[key], value, isWhole(whole, key, value)),
+    );
   }
   return there === applied || (quantity(there) === quantity(applied) && quantity(applied) >= 0);
 }

@@ -28,7 +28,8 @@ interface Entry {
 
 /**
  * An API server in this process, which keeps objects of any kind and does what it is asked, or a
- * fault instead: for what a real one does not do on demand.
+ * fault instead: for what a real one does not do on demand. It knows one that applies, and adds
+ * no defaults.
  */
 export class ApiServer {
   readonly asked: Asked[] = [];
@@ -37,6 +38,10 @@ export class ApiServer {
   /** Kinds that the cluster does not have. */
   absent: (resource: string) => boolean = (resource) =>
     ["podmonitors", "prometheusrules"].includes(resource);
+  /** Changes what is patched, as defaults and webhooks do. */
+  admit: (object: Any) => Any = (object) => object;
+  /** What was applied last, by uid. */
+  readonly #applied = new Map<string | undefined, Any>();
   readonly #entries = new Map<string, Entry>();
   readonly #history: { collection: string; type: string; version: number; object: Any }[] = [];
   readonly #watchers = new Set<{ take: (from: number) => void; response: ServerResponse }>();
@@ -249,10 +254,15 @@ export class ApiServer {
         const isApply = request.headers["content-type"] === "application/apply-patch+yaml";
         if (!there && !isApply) return refuse(404, "NotFound")(request, response);
         if (!there && isOther) return refuse(409, "Conflict")(request, response);
-        const next = isApply
-          ? { ...there, ...body, metadata: merged(there?.metadata ?? {}, body.metadata) }
-          : merged(there, body);
-        return send(this.put(path, subresource ? { ...there, status: next.status } : next));
+        if (subresource)
+          return send(this.put(path, { ...there, status: merged(there, body).status }));
+        if (!isApply) return send(this.put(path, this.admit(merged(there, body))));
+        const { uid: _, ...metadata } = body.metadata;
+        const wanted = { ...body, metadata };
+        const next = applied(there, this.#applied.get(old?.uid), wanted);
+        const made = this.put(path, this.admit(next));
+        this.#applied.set(made.metadata.uid, wanted);
+        return send(made);
       }
       default:
         if (!there) return refuse(404, "NotFound")(request, response);
@@ -298,3 +308,36 @@ function merged(there: Any, patch: Any): Any {
   }
   return next;
 }
+
+const isMap = (value: Any) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+/**
+ * As an object is applied server-side: what was applied `before` and is not now is removed, what
+ * others have added stays. Lists of named objects are merged by name, others replaced.
+ */
+function applied(there: Any, before: Any, wanted: Any): Any {
+  if (isNamed(wanted) && Array.isArray(there)) {
+    const [have, had, want] = [there, isNamed(before) ? before : [], wanted].map(
+      (list) => new Map<string, Any>(list.map((each: Any) => [each.name, each])),
+    ) as [Map<string, Any>, Map<string, Any>, Map<string, Any>];
+    const kept = [...have.keys()].filter((name) => want.has(name) || !had.has(name));
+    return [...new Set([...kept, ...want.keys()])].map((name) =>
+      want.has(name) ? applied(have.get(name), had.get(name), want.get(name)) : have.get(name),
+    );
+  }
+  if (!isMap(wanted)) return wanted;
+  const next: Any = isMap(there) ? { ...there } : {};
+  for (const [key, value] of Object.entries(isMap(before) ? before : {})) {
+    if (key in wanted) continue;
+    const rest = isMap(value) && isMap(next[key]) ? applied(next[key], value, {}) : {};
+    if (Object.keys(rest).length > 0) next[key] = rest;
+    else delete next[key];
+  }
+  for (const [key, value] of Object.entries(wanted)) {
+    next[key] = applied(next[key], before?.[key], value);
+  }
+  return next;
+}
+
+const isNamed = (list: Any) =>
+  Array.isArray(list) && list.length > 0 && list.every((each) => typeof each?.name === "string");

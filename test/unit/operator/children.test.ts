@@ -191,6 +191,63 @@ test("what holds what was applied may have more, but not in maps that are whole"
   });
 });
 
+test("of a pod's spec nothing may be more, but what the API server adds", () => {
+  const [set] = childrenOf(resource(EVERYTHING), AROUND).filter(({ kind }) => kind === "DaemonSet");
+  const changed = (change: (pod: Any) => void) => {
+    const copy = JSON.parse(JSON.stringify(set));
+    change(copy.spec.template.spec);
+    return copy;
+  };
+  const defaults = changed((pod) => {
+    Object.assign(pod, { restartPolicy: "Always", securityContext: {}, serviceAccount: "fleet" });
+    pod.containers[0].securityContext.procMount = "Default";
+    pod.containers[0].resources.requests["ephemeral-storage"] = "1Gi";
+    pod.volumes[1].configMap.defaultMode = 420;
+  });
+  expect(holds(defaults, set)).toBe(true);
+  expect(surplusOf(defaults, set)).toBeUndefined();
+  const changes: [(pod: Any) => void, object][] = [
+    [(pod) => Object.assign(pod, { hostPID: true }), { hostPID: null }],
+    [(pod) => Object.assign(pod, { securityContext: { runAsUser: 0 } }), { securityContext: null }],
+    [
+      (pod) => Object.assign(pod.affinity, { podAffinity: {} }),
+      { affinity: { podAffinity: null } },
+    ],
+  ];
+  for (const [change, spec] of changes) {
+    expect(holds(changed(change), set)).toBe(false);
+    expect(surplusOf(changed(change), set)).toEqual({ spec: { template: { spec } } });
+  }
+  const { containers, volumes } = (set as Any).spec.template.spec;
+  for (const change of [
+    (pod: Any) => pod.containers.push({ name: "x", image: "x" }),
+    (pod: Any) => Object.assign(pod.containers[0].securityContext, { privileged: true }),
+    (pod: Any) => Object.assign(pod.containers[0], { command: ["x"] }),
+  ]) {
+    expect(holds(changed(change), set)).toBe(false);
+    expect(surplusOf(changed(change), set)).toEqual({
+      spec: { template: { spec: { containers } } },
+    });
+  }
+  expect(
+    surplusOf(
+      changed((pod) => pod.volumes.push({ name: "x" })),
+      set,
+    ),
+  ).toEqual({
+    spec: { template: { spec: { volumes } } },
+  });
+});
+
+test("what is empty may be left out by the API server", () => {
+  const empty = { tolerations: [], podAnnotations: {} };
+  const [set] = childrenOf(resource(empty), AROUND).filter(({ kind }) => kind === "DaemonSet");
+  const there = structuredClone(set) as Any;
+  delete there.spec.template.spec.tolerations;
+  delete there.spec.template.metadata.annotations;
+  expect(holds(there, set)).toBe(true);
+});
+
 test("everything holds itself, and what lacks a part of it does not hold it", () => {
   const children = childrenOf(resource(EVERYTHING), AROUND);
   for (const child of children) {

@@ -193,6 +193,59 @@ test("what is deleted or changed is healed; what others add stays", async () => 
   ).toEqual([]);
 });
 
+test("privileges that somebody gives to the pods are taken away, and selectors are as they were", async () => {
+  make();
+  await start({ status: 50 });
+  await until("a status", status);
+  const set = server.get(`${APPS}/fleet`);
+  const policy = server.get(`/apis/networking.k8s.io/v1/namespaces/meters/networkpolicies/fleet`);
+  const spec = structuredClone(set.spec);
+  Object.assign(spec.template.spec, { hostPID: true, dnsPolicy: "ClusterFirst" });
+  spec.template.spec.containers[0].securityContext.privileged = true;
+  spec.template.spec.containers.push({ name: "x", image: "x" });
+  server.put(`${APPS}/fleet`, { ...set, spec });
+  const matchExpressions = [{ key: "x", operator: "Exists" }];
+  server.put(`/apis/networking.k8s.io/v1/namespaces/meters/networkpolicies/fleet`, {
+    ...policy,
+    spec: { ...policy.spec, podSelector: { ...policy.spec.podSelector, matchExpressions } },
+  });
+  await until("the pods as they were", () => {
+    const { dnsPolicy: _, ...pod } = server.get(`${APPS}/fleet`).spec.template.spec;
+    return JSON.stringify(pod) === JSON.stringify(set.spec.template.spec);
+  });
+  await until("the policy as it was", () => {
+    const { spec } = server.get(
+      `/apis/networking.k8s.io/v1/namespaces/meters/networkpolicies/fleet`,
+    );
+    return JSON.stringify(spec) === JSON.stringify(policy.spec);
+  });
+});
+
+test("what the API server writes in its own way is not written again and again", async () => {
+  server.admit = (object) => {
+    const pod = object.spec?.template?.spec;
+    return pod
+      ? {
+          ...object,
+          spec: {
+            ...object.spec,
+            template: { ...object.spec.template, spec: { ...pod, novel: "x" } },
+          },
+        }
+      : object;
+  };
+  make();
+  await start({ status: 50 });
+  await until("a status", status);
+  for (const name of ["a", "b"]) {
+    putNode(name);
+    await until("a look", () => status().nodes.eligible === (name === "a" ? 1 : 2));
+  }
+  // It is applied, and then tried to be removed.
+  const sets = writes().filter(({ resource }) => resource === "daemonsets");
+  expect(sets).toHaveLength(2);
+});
+
 test("another's object of that name is left alone, which is said, until it is gone", async () => {
   const foreign = { spec: { selector: { app: "other" } } };
   server.put(`${CORE}/services/fleet`, foreign);
