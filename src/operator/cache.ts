@@ -35,6 +35,8 @@ export interface CacheOptions<T> {
   onMissing?: () => void;
   /** Milliseconds without a byte after which a watch is begun anew. */
   idle?: number;
+  /** Milliseconds between two tries, at most. */
+  patience?: number;
 }
 
 export const keyOf = ({ metadata: { namespace = "", name } }: KubernetesObject) =>
@@ -94,7 +96,7 @@ export class Cache<T extends KubernetesObject> {
         retryAfter = error.retryAfter;
       }
       await pause(retryAfter ?? this.#delay * (0.5 + Math.random() / 2), signal);
-      this.#delay = Math.min(2 * this.#delay, BACKOFF_MS.most);
+      this.#delay = Math.min(2 * this.#delay, this.#options.patience ?? BACKOFF_MS.most);
     }
   }
 
