@@ -7,7 +7,12 @@ import type { KubernetesObject } from "./types.ts";
 
 /** Milliseconds that an answer may take, from its request to its end. */
 const REQUEST_MS = 10_000;
-const MAX_ANSWER_BYTES = 1 << 28;
+/**
+ * An answer takes about four times its bytes while it is read, and the operator's container has
+ * 256 MiB. A node or pod has some 20 KiB, so a page stays far below.
+ */
+const MAX_ANSWER_BYTES = 1 << 25;
+const PAGE = 250;
 const MANAGER = "execve-counter-operator";
 export const APPLY = "application/apply-patch+yaml";
 export const MERGE = "application/merge-patch+json";
@@ -58,6 +63,11 @@ export function pluralOf(kind: string): string {
   return kind === "NetworkPolicy" ? "networkpolicies" : `${kind.toLowerCase()}s`;
 }
 
+export interface List<T> {
+  metadata: { resourceVersion: string; continue?: string };
+  items: T[];
+}
+
 export class Api {
   readonly #config: KubeConfig;
   readonly #server: URL;
@@ -85,6 +95,23 @@ export class Api {
     const signal = options.signal ? AbortSignal.any([options.signal, late]) : late;
     const response = await this.#send(method, path, { ...options, signal });
     return parse<T>(await textOf(response));
+  }
+
+  /** A list, page by page. @throws ApiError */
+  async *pages<T>(
+    path: string,
+    query: RequestOf["query"] = {},
+    signal?: AbortSignal,
+  ): AsyncGenerator<List<T>> {
+    let more: string | undefined;
+    do {
+      const page = await this.request<List<T>>("GET", path, {
+        query: { ...query, limit: PAGE, continue: more },
+        ...(signal ? { signal } : {}),
+      });
+      yield page;
+      more = page.metadata.continue;
+    } while (more);
   }
 
   /** Applies an object server-side: what others have added to it stays. */

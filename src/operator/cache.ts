@@ -7,15 +7,9 @@ import type { KubernetesObject } from "./types.ts";
 const WATCH_SECONDS = 240;
 /** Milliseconds without a byte, where the server sends a bookmark every minute. */
 const IDLE_MS = 90_000;
-const PAGE = 500;
 const BACKOFF_MS = { first: 200, most: 20_000 };
 /** Answers that say that a watch cannot go on where it was. */
 const RELIST = [400, 404, 410, 422];
-
-interface List {
-  metadata: { resourceVersion: string; continue?: string };
-  items: KubernetesObject[];
-}
 
 interface WatchEvent {
   type: "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK" | "ERROR";
@@ -102,20 +96,17 @@ export class Cache<T extends KubernetesObject> {
 
   async #list(signal: AbortSignal): Promise<void> {
     const found = new Map<string, T>();
-    let more: string | undefined;
     let version = "";
-    do {
-      const { labelSelector } = this.#options;
-      const query = { labelSelector, limit: PAGE, continue: more };
-      const { metadata, items } = await this.#api.request<List>("GET", this.path, {
-        query,
-        signal,
-      });
+    const { labelSelector } = this.#options;
+    for await (const { metadata, items } of this.#api.pages<T>(
+      this.path,
+      { labelSelector },
+      signal,
+    )) {
       this.heard = performance.now();
-      for (const item of items as T[]) found.set(keyOf(item), this.#kept(item));
-      more = metadata.continue;
+      for (const item of items) found.set(keyOf(item), this.#kept(item));
       version = metadata.resourceVersion;
-    } while (more);
+    }
     for (const [key, object] of this.#objects) if (!found.has(key)) this.#take(object, true);
     for (const object of found.values()) this.#take(object, false);
     this.#version = version;

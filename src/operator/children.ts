@@ -137,7 +137,10 @@ function templateOf(resource: Resource, component: Component): PodTemplate {
   const counting = {
     ...common,
     args: argsOf(resource),
-    resources: { ...container.resources, ...spec.resources },
+    resources: {
+      requests: { ...container.resources.requests, ...spec.resources?.requests },
+      limits: { ...container.resources.limits, ...spec.resources?.limits },
+    },
     // The API server would add it, and takes no port without it.
     ports: ports?.map((port) => ({ ...port, protocol: "TCP" })) ?? [],
     volumeMounts: [...container.volumeMounts, { name: "watch", mountPath: WATCH, readOnly: true }],

@@ -27,7 +27,7 @@ export interface Container {
   args: string[];
   ports?: { name: string; containerPort: number }[];
   volumeMounts: object[];
-  resources: object;
+  resources: Record<"requests" | "limits", Record<string, string | number>>;
   [field: string]: unknown;
 }
 

@@ -119,9 +119,6 @@ export class Reconciler {
         }
       }
       await this.#prune(resource, children);
-      if (conflicts.length > 0) {
-        this.#tell(resource, "Warning", "Conflict", `others have ${conflicts.join(", ")}`);
-      }
     }
     const verdicts = await this.#look(resource);
     const status = statusOf(
@@ -366,6 +363,9 @@ export class Reconciler {
       const message = `counts begin anew on each node, with ${status.flags} in the place of ${before.flags}`;
       this.#tell(resource, "Normal", "BeganAnew", message);
     }
+    const conflict = conflictOf(status);
+    if (conflict && conflict !== conflictOf(before))
+      this.#tell(resource, "Warning", "Conflict", conflict);
     return undefined;
   }
 
@@ -479,6 +479,9 @@ export class Reconciler {
     await this.#write(resource, { ...before, conditions: [...others, condition] });
   }
 }
+
+const conflictOf = (status: Status | undefined) =>
+  status?.conditions?.find((each) => each.type === "Conflict" && each.status === "True")?.message;
 
 /** Whether a pod was made for the resource, by whatever DaemonSet. */
 export function isOf({ metadata }: Resource, pod: Pod): boolean {

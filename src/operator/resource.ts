@@ -71,8 +71,9 @@ const PLACEMENT = {
             },
             "x-kubernetes-validations": [
               {
-                rule: "self.operator in ['Exists', 'DoesNotExist'] ? !has(self.values) || size(self.values) == 0 : has(self.values) && size(self.values) > 0",
-                message: "In, NotIn, Gt and Lt need values; Exists and DoesNotExist have none",
+                rule: "self.operator in ['Exists', 'DoesNotExist'] ? !has(self.values) || size(self.values) == 0 : has(self.values) && (self.operator in ['Gt', 'Lt'] ? size(self.values) == 1 : size(self.values) > 0)",
+                message:
+                  "In and NotIn need values, Gt and Lt one; Exists and DoesNotExist have none",
               },
             ],
           },
@@ -116,7 +117,7 @@ const PLACEMENT = {
   },
   resources: {
     description:
-      "What an agent asks for and may take. By default 10m CPU and 128Mi, and at most 256Mi, which is enough for 8192 rows; give 512Mi for 65536.",
+      "What an agent asks for and may take. By default 10m CPU and 128Mi, and at most 256Mi, which is enough for 8192 rows; give 512Mi for 65536. What is not given here stays as it is by default.",
     type: "object",
     properties: {
       requests: { ...QUANTITIES, description: "What is set aside for an agent." },

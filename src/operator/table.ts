@@ -16,8 +16,11 @@ export interface NodeRow extends Verdict {
 /** Looks once; what agents tell only the operator is not in it. @throws UserError */
 export async function nodeRows(kubeconfig: string | undefined): Promise<NodeRow[]> {
   const { api } = await connect(kubeconfig);
-  const list = async <T>(path: string, query = {}) =>
-    (await api.request<{ items: T[] }>("GET", path, { query })).items;
+  const list = async <T>(path: string, query = {}) => {
+    const all: T[][] = [];
+    for await (const { items } of api.pages<T>(path, query)) all.push(items);
+    return all.flat();
+  };
   const labelSelector = `${MANAGED_LABEL}=${MANAGER}`;
   const [resources, nodes, pods] = await Promise.all([
     list<Resource>(pathOf(`${GROUP}/${API_VERSION}`, PLURAL)),

@@ -50,7 +50,7 @@ test("it lists page by page, and follows what comes, changes and goes", async ()
   for (let i = 0; i < 1234; i++) server.put(path(`a${i}`), { data: {} });
   follow();
   await cache.ready;
-  expect(asked("list")).toBe(3);
+  expect(asked("list")).toBe(5);
   expect(inCache()).toHaveLength(1234);
   await until("a watch", () => server.watches === 1);
   // From where the list ends.
@@ -60,7 +60,7 @@ test("it lists page by page, and follows what comes, changes and goes", async ()
   server.put(path("a1"), { data: { changed: "yes" } });
   server.remove(path("a2"));
   await same();
-  expect(asked("list")).toBe(3);
+  expect(asked("list")).toBe(5);
   expect(errors).toEqual([]);
 });
 
@@ -98,6 +98,13 @@ test.each<[string, () => void]>([
   server.put(path("b"), { data: {} });
   await same();
   expect(server.asked.length).toBeLessThanOrEqual(5);
+});
+
+test("an answer that would fill the memory is not read to its end", async () => {
+  once("list", (_, response) => response.end(Buffer.alloc(33 << 20)));
+  follow();
+  await cache.ready;
+  expect(errors.map(({ reason }) => reason)).toEqual(["TooLong"]);
 });
 
 test.each<[string, () => void, number]>([

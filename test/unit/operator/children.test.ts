@@ -239,6 +239,15 @@ test("of a pod's spec nothing may be more, but what the API server adds", () => 
   });
 });
 
+test("what of the resources is not given stays", () => {
+  const [{ resources }] = base("daemonset.yaml").spec.template.spec.containers;
+  const [container] = podOf({ resources: { limits: { cpu: 1 } } }).containers;
+  expect(container.resources).toEqual({
+    ...resources,
+    limits: { ...resources.limits, cpu: 1 },
+  });
+});
+
 test("what is empty may be left out by the API server", () => {
   const empty = { tolerations: [], podAnnotations: {} };
   const [set] = childrenOf(resource(empty), AROUND).filter(({ kind }) => kind === "DaemonSet");
