@@ -59,8 +59,8 @@ function countingFlags({ spec }: Resource): string[] {
 }
 
 /** The directory of its own in which a resource's agents pin. bpffs allows no dot in a name. */
-function pinsOf({ metadata }: Resource): string {
-  return `${PINS}/${metadata.namespace}_${metadata.name}`;
+export function pinsOf({ metadata }: Resource, below = PINS): string {
+  return `${below}/${metadata.namespace}_${metadata.name}`;
 }
 
 /** Flags of the manifest that a resource chooses. */
@@ -152,7 +152,8 @@ function templateOf(resource: Resource, component: Component): PodTemplate {
     },
     spec: {
       ...base.spec,
-      serviceAccountName: resource.metadata.name,
+      // Another's ServiceAccount of that name cannot keep it from unpinning.
+      ...(component === "unpin" ? {} : { serviceAccountName: resource.metadata.name }),
       ...(spec.imagePullSecrets ? { imagePullSecrets: spec.imagePullSecrets } : {}),
       ...(spec.priorityClassName ? { priorityClassName: spec.priorityClassName } : {}),
       nodeSelector: nodeSelectorOf(resource, component),
@@ -291,18 +292,20 @@ export function childrenOf(resource: Resource, around: Surroundings): Child[] {
 }
 
 /** What ends the counting on every node, once nothing else of the resource runs. */
-export function unpinOf(resource: Resource): Child[] {
-  return [
-    child(resource, "v1", "ServiceAccount", resource.metadata.name, {
-      automountServiceAccountToken: false,
-    }),
-    daemonSetOf(resource, "unpin"),
-  ];
+export function unpinOf(resource: Resource): Child {
+  return daemonSetOf(resource, "unpin");
 }
 
 const inNamespace = (name: string) => ({
   namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": name } },
 });
+
+/** What another resource's DaemonSets would be called, too; undefined where the name is good. */
+export function reservedName({ metadata: { name } }: Resource): string | undefined {
+  return /-(unpin|canary)$/.test(name)
+    ? `the name ${name} ends as those of another resource's DaemonSets: take another`
+    : undefined;
+}
 
 /** What the agents would refuse in the list, which ends every new one; undefined where nothing. */
 export function wrongName({ spec }: Resource): string | undefined {

@@ -19,9 +19,10 @@ export function slimNode({ metadata, spec, status }: Node): Node {
 
 export function slimPod({ metadata, spec, status = {} }: Pod): Pod {
   const { name, namespace, uid, labels, creationTimestamp, deletionTimestamp } = metadata;
+  const { ownerReferences } = metadata;
   const { phase, reason, message, podIP, startTime, conditions, ...containers } = status;
   const kept: Record<string, unknown> = {
-    ...{ name, namespace, uid, labels, creationTimestamp, deletionTimestamp },
+    ...{ name, namespace, uid, labels, creationTimestamp, deletionTimestamp, ownerReferences },
   };
   return {
     metadata: defined(kept) as unknown as ObjectMeta,

@@ -11,6 +11,8 @@ import {
   daemonSetName,
   holds,
   INSTANCE_LABEL,
+  pinsOf,
+  reservedName,
   surplusOf,
   unpinOf,
   wrongName,
@@ -21,13 +23,17 @@ import { conditionOf, type Said, sameStatus, statusOf } from "./status.ts";
 import type { DaemonSet, KubernetesObject, Node, Pod } from "./types.ts";
 
 export const FINALIZER = `${GROUP}/unpin`;
-/** Milliseconds that the agents have to end, and those that unpin has on every node. */
-export const END_MS = 60_000;
-export const UNPIN_MS = 120_000;
-/** Milliseconds between two writes of a status, and between two looks while something changes. */
-export const TIMES = { status: 1000, look: 5000 };
+/**
+ * Milliseconds between two writes of a status, and between two looks while something changes; those
+ * that the agents have to end, and those that unpin has on every node.
+ */
+export const TIMES = { status: 1000, look: 5000, end: 60_000, unpin: 120_000 };
 const WAIT_MS = 1000;
 const REFUSED_MS = 60_000;
+/** Where a node has what pods have as /pins. */
+const PINS_ON_NODE = "/sys/fs/bpf/execve-counter";
+/** Answers that pass, or that say nothing about what was asked; 0 where none came. */
+const PASSING = [0, 401, 409, 429];
 /** How many nodes an event names. */
 const NAMED = 10;
 
@@ -71,6 +77,11 @@ export class Reconciler {
   readonly #written = new Map<string, { status: Status; at: number }>();
   /** Since when a node has had no pod, by resource and node. */
   readonly #missing = new Map<string, Map<string, number>>();
+  /**
+   * When this operator first saw each phase of a deletion, by resource, in ms of
+   * performance.now(): its clock and the API server's may differ.
+   */
+  readonly #phases = new Map<string, { ending: number; unpinning?: number }>();
   /** What became of each object that was applied last, by its path. */
   readonly #settled = new Map<string, string>();
   /** Why pods are refused, and when that was asked. */
@@ -93,22 +104,29 @@ export class Reconciler {
   async reconcile(key: string): Promise<number | undefined> {
     const resource = this.#world.resources.get(key);
     if (!resource) {
-      for (const map of [this.#missing, this.#refusals, this.verdicts]) map.delete(key);
+      for (const map of [this.#missing, this.#phases, this.#refusals, this.verdicts])
+        map.delete(key);
       return undefined;
     }
     if (resource.metadata.deletionTimestamp) return this.#finalize(resource);
-    const { paused } = resource.spec;
+    this.#phases.delete(key);
+    const reserved = reservedName(resource);
+    const paused = resource.spec.paused || reserved !== undefined;
     if (!paused) await this.#addFinalizer(resource);
 
     const conflicts: string[] = [];
     // Of what older API servers let pass.
     const wrong = paused ? undefined : wrongName(resource);
-    let failed: unknown = wrong && new ApiError(422, "Invalid", wrong);
+    const refused = reserved ?? wrong;
+    let failed: unknown = refused && new ApiError(422, "Invalid", refused);
+    const unpinning = this.#unpinPods(resource).length;
     if (!paused) {
       const children = childrenOf(resource, this.#around(resource));
       for (const child of children) {
         // The list that is there stays.
         if (wrong && child.kind === "ConfigMap") continue;
+        // Those of an earlier resource would unpin what new agents pin.
+        if (unpinning > 0 && child.kind === "DaemonSet") continue;
         try {
           if (!(await this.#apply(resource, child)))
             conflicts.push(`${child.kind} ${child.metadata.name}`);
@@ -117,6 +135,10 @@ export class Reconciler {
           if (!(error instanceof ApiError)) throw error;
           failed ??= error;
         }
+      }
+      if (unpinning > 0) {
+        const message = `${unpinning} pods of an earlier ${resource.metadata.name} still unpin; agents are made once they are gone`;
+        this.#tell(resource, "Normal", "StillUnpinning", message);
       }
       await this.#prune(resource, children);
     }
@@ -386,19 +408,30 @@ export class Reconciler {
       });
   }
 
+  /** The pods that unpin, also those of an earlier resource of that name. */
+  #unpinPods(resource: Resource): Pod[] {
+    return [...this.#world.pods.values()].filter(
+      (pod) => isOf(resource, pod) && pod.metadata.labels?.[COMPONENT_LABEL] === "unpin",
+    );
+  }
+
   /** Ends the counting on every node that can be reached, and lets the resource go. */
   async #finalize(resource: Resource): Promise<number | undefined> {
-    const { finalizers = [], uid = "", deletionTimestamp = "" } = resource.metadata;
+    const { finalizers = [], uid = "" } = resource.metadata;
     if (!finalizers.includes(FINALIZER)) return undefined;
     if (resource.spec.onDelete === "Unpin") {
-      const deleted = Date.parse(deletionTimestamp);
+      const key = keyOf(resource);
+      const phases = this.#phases.get(key) ?? { ending: performance.now() };
+      this.#phases.set(key, phases);
       try {
-        if (!(await this.#unpin(resource, deleted))) return WAIT_MS;
+        if (!(await this.#unpin(resource, phases))) return WAIT_MS;
       } catch (error) {
         // A namespace that is being deleted takes no DaemonSet, and waits for this resource.
-        const refused = error instanceof ApiError && [403, 404, 422].includes(error.code);
-        if (!refused || Date.now() < deleted + END_MS + UNPIN_MS) throw error;
-        this.#tell(resource, "Warning", "NotUnpinned", `nothing is unpinned: ${error.message}`);
+        const refused = error instanceof ApiError && !PASSING.includes(error.code);
+        const { end, unpin } = this.#times;
+        if (!refused || performance.now() < phases.ending + end + unpin) throw error;
+        const message = `nothing is unpinned: ${error.message}; ${remedyFor(resource)}`;
+        this.#tell(resource, "Warning", "NotUnpinned", message);
       }
     }
     await this.#setFinalizers(
@@ -410,7 +443,10 @@ export class Reconciler {
   }
 
   /** @returns whether it is done, or its time is over */
-  async #unpin(resource: Resource, deleted: number): Promise<boolean> {
+  async #unpin(
+    resource: Resource,
+    phases: { ending: number; unpinning?: number },
+  ): Promise<boolean> {
     for (const set of this.#daemonSets(resource)) {
       if (!set.metadata.deletionTimestamp) await this.#delete("apps/v1 DaemonSet", set);
     }
@@ -418,30 +454,33 @@ export class Reconciler {
       ({ metadata: { labels = {} } }) => !unsupportedFor(resource, labels),
     );
     const up = new Set(nodes.filter(isReady).map(({ metadata }) => metadata.name));
-    const pods = [...this.#world.pods.values()].filter((pod) => isOf(resource, pod));
     // A pod that is being started would pin again what has been unpinned.
     const counting = new Set(
-      pods.filter(({ metadata }) => metadata.labels?.[COMPONENT_LABEL] !== "unpin").map(nodeOf),
+      [...this.#world.pods.values()]
+        .filter((pod) => isOf(resource, pod) && pod.metadata.labels?.[COMPONENT_LABEL] !== "unpin")
+        .map(nodeOf),
     );
     const waiting = [...counting].filter((node) => node !== undefined && up.has(node)).length;
-    if (waiting > 0 && Date.now() < deleted + END_MS) {
+    if (waiting > 0 && performance.now() < phases.ending + this.#times.end) {
       await this.#progress(resource, "Ending", `${waiting} agents have not ended yet`);
       return false;
     }
-    for (const child of unpinOf(resource)) {
-      if (!(await this.#apply(resource, child))) {
-        const message = `${child.kind} ${child.metadata.name} is another's: nothing is unpinned`;
-        this.#tell(resource, "Warning", "NotUnpinned", message);
-        return true;
-      }
+    phases.unpinning ??= performance.now();
+    const child = unpinOf(resource);
+    if (!(await this.#apply(resource, child))) {
+      // It may be that of an earlier resource, which goes.
+      const message = `others have ${child.kind} ${child.metadata.name}`;
+      this.#tell(resource, "Warning", "Conflict", message);
     }
+    const [set] = this.#daemonSets(resource, "unpin");
     const done = new Set(
-      pods
+      this.#unpinPods(resource)
         .filter(({ metadata, status }) => {
           const [container] = status?.containerStatuses ?? [];
           const { state, lastState } = container ?? {};
           return (
-            metadata.labels?.[COMPONENT_LABEL] === "unpin" &&
+            set?.metadata.uid !== undefined &&
+            metadata.ownerReferences?.some(({ uid }) => uid === set.metadata.uid) &&
             [state?.terminated, lastState?.terminated].some((end) => end?.exitCode === 0)
           );
         })
@@ -450,10 +489,7 @@ export class Reconciler {
     );
     const left = nodes.map(({ metadata }) => metadata.name).filter((name) => !done.has(name));
     const pending = left.filter((name) => up.has(name));
-    const [set] = this.#daemonSets(resource, "unpin");
-    const begun = Date.parse(set?.metadata.creationTimestamp ?? "");
-    // Until it is in the cache, its time has not begun.
-    if (!set || (pending.length > 0 && Date.now() < begun + UNPIN_MS)) {
+    if (pending.length > 0 && performance.now() < phases.unpinning + this.#times.unpin) {
       await this.#progress(
         resource,
         "Unpinning",
@@ -464,7 +500,7 @@ export class Reconciler {
     this.#tell(resource, "Normal", "Unpinned", `nothing counts any more on ${done.size} nodes`);
     if (left.length > 0) {
       const names = `${left.slice(0, NAMED).join(", ")}${left.length > NAMED ? ", …" : ""}`;
-      const message = `${left.length} nodes could not be reached: ${names}; to do: on each, run execve-counter unpin, or reboot it`;
+      const message = `${left.length} nodes could not be reached: ${names}; ${remedyFor(resource)}`;
       this.#tell(resource, "Warning", "NotUnpinned", message);
     }
     return true;
@@ -482,6 +518,9 @@ export class Reconciler {
 
 const conflictOf = (status: Status | undefined) =>
   status?.conditions?.find((each) => each.type === "Conflict" && each.status === "True")?.message;
+
+const remedyFor = (resource: Resource) =>
+  `to do: on each node, run execve-counter unpin ${pinsOf(resource, PINS_ON_NODE)}, or reboot it`;
 
 /** Whether a pod was made for the resource, by whatever DaemonSet. */
 export function isOf({ metadata }: Resource, pod: Pod): boolean {

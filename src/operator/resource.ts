@@ -487,6 +487,11 @@ export const CRD = {
                 rule: "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 40",
                 message: "the name must be at most 40 lower-case letters, digits and hyphens",
               },
+              {
+                rule: "!self.metadata.name.endsWith('-unpin') && !self.metadata.name.endsWith('-canary')",
+                message:
+                  "names that end in -unpin or -canary are those of the operator's DaemonSets",
+              },
             ],
           },
         },

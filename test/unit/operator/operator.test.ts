@@ -72,7 +72,11 @@ const events = () =>
   server.list("/v1/events").map(({ reason, message }) => `${reason}: ${message}`);
 const putPod = (on: string, more: Any = {}, component?: string) => {
   const one = pod(on, more.status, component);
-  return server.put(`${CORE}/pods/${one.metadata.name}`, { ...one, ...more });
+  const owner = server.get(`${APPS}/fleet-unpin`);
+  const ownerReferences =
+    component === "unpin" && owner ? [{ kind: "DaemonSet", uid: owner.metadata.uid }] : [];
+  const metadata = { ...one.metadata, ownerReferences };
+  return server.put(`${CORE}/pods/${one.metadata.name}`, { ...one, ...more, metadata });
 };
 const putNode = (name: string, labels = {}, ready = "True") =>
   server.put(`/api/v1/nodes/${name}`, node(name, labels, ready));
@@ -429,48 +433,126 @@ test("deleted, it ends the agents first, then unpins on every node, and says wha
   await until("two events", () => events().length === 2);
   expect(events()).toEqual([
     "Unpinned: nothing counts any more on 2 nodes",
-    expect.stringMatching(/^NotUnpinned: 1 nodes could not be reached: down; to do: /),
+    "NotUnpinned: 1 nodes could not be reached: down; to do: on each node, run execve-counter unpin /sys/fs/bpf/execve-counter/meters_fleet, or reboot it",
   ]);
   expect(server.get(`${APPS}/fleet-unpin`)).toBeUndefined();
 });
 
+const ENDED = {
+  containerStatuses: [{ ready: false, state: { terminated: { exitCode: 0 } } }],
+};
+
 test("a node whose agent does not end is not taken for one that is unpinned", async () => {
   putNode("a");
   putPod("a");
-  const terminated = { exitCode: 0 };
-  putPod(
-    "a",
-    { status: { containerStatuses: [{ ready: false, state: { terminated } }] } },
-    "unpin",
-  );
-  const deletionTimestamp = new Date(Date.now() - 61_000).toISOString();
-  make({}, { finalizers: [FINALIZER], deletionTimestamp });
-  await start();
+  make({}, { finalizers: [FINALIZER], deletionTimestamp: new Date().toISOString() });
+  await start({ end: 200 });
   await until("unpin", () => server.get(`${APPS}/fleet-unpin`));
+  putPod("a", { status: ENDED }, "unpin");
   await sleep(1500);
   expect(condition("Progressing").message).toBe("unpinned on 0 of 1 nodes");
   server.remove(`${CORE}/pods/fleet-meter-a`);
   await until("the end", () => !server.get(RESOURCE), 10_000);
 });
 
-test("in a namespace that is being deleted it gives up, says so, and lets the resource go", async () => {
+test("each phase has its whole time, whatever the clocks say and however long nobody looked", async () => {
   putNode("a");
-  server.fault = ({ verb, path }) =>
-    verb === "patch" && path.includes("unpin") ? refuse(403, "Forbidden") : undefined;
-  const long = (ms: number) => new Date(Date.now() - ms).toISOString();
-  make({}, { finalizers: [FINALIZER], deletionTimestamp: long(100_000) });
-  await start();
+  putPod("a");
+  const deletionTimestamp = new Date(Date.now() - 3_600_000).toISOString();
+  make({}, { finalizers: [FINALIZER], deletionTimestamp });
+  await start({ end: 2500, unpin: 2500 });
+  const begin = performance.now();
+  await sleep(1500);
+  expect(server.get(`${APPS}/fleet-unpin`)).toBeUndefined();
+  await until("unpin", () => server.get(`${APPS}/fleet-unpin`));
   await sleep(1500);
   expect(server.get(RESOURCE)).toBeDefined();
-  const { metadata } = server.get(RESOURCE);
-  server.put(RESOURCE, {
-    ...server.get(RESOURCE),
-    metadata: { ...metadata, deletionTimestamp: long(200_000) },
-  });
-  await until("the end", () => !server.get(RESOURCE), 10_000);
-  await until("an event", () => events().length > 0);
-  expect(events()).toEqual(["NotUnpinned: nothing is unpinned: Forbidden by the test"]);
+  await until("the end", () => !server.get(RESOURCE));
+  expect(performance.now() - begin).toBeGreaterThan(4500);
+  await until("an event", () => events().some((each) => each.startsWith("NotUnpinned: 1 nodes")));
 });
+
+test("another's ServiceAccount of that name keeps nothing from being unpinned", async () => {
+  server.put(`${CORE}/serviceaccounts/fleet`, {});
+  putNode("a");
+  make({}, { finalizers: [FINALIZER], deletionTimestamp: new Date().toISOString() });
+  await start();
+  await until("unpin", () => server.get(`${APPS}/fleet-unpin`));
+  const { spec } = server.get(`${APPS}/fleet-unpin`).spec.template;
+  expect(spec).not.toHaveProperty("serviceAccountName");
+  expect(spec.automountServiceAccountToken).toBe(false);
+  putPod("a", { status: ENDED }, "unpin");
+  await until("the end", () => !server.get(RESOURCE));
+});
+
+test("another's DaemonSet of that name is left alone; it waits for its end, and says what was not reached", async () => {
+  const foreign = { spec: { theirs: true } };
+  server.put(`${APPS}/fleet-unpin`, foreign);
+  putNode("a");
+  make({}, { finalizers: [FINALIZER], deletionTimestamp: new Date().toISOString() });
+  await start({ end: 200, unpin: 2500 });
+  putPod("a", { status: ENDED }, "unpin");
+  await sleep(1500);
+  expect(server.get(RESOURCE)).toBeDefined();
+  await until("the end", () => !server.get(RESOURCE));
+  expect(server.get(`${APPS}/fleet-unpin`).spec).toEqual(foreign.spec);
+  await until("three events", () => events().length === 3);
+  expect(events()).toEqual([
+    "Conflict: others have DaemonSet fleet-unpin",
+    "Unpinned: nothing counts any more on 0 nodes",
+    expect.stringMatching(/^NotUnpinned: 1 nodes could not be reached: a; to do: /),
+  ]);
+});
+
+test("pods that unpin for an earlier resource prove nothing, and no agent is made beside them", async () => {
+  putNode("a");
+  putPod("a", { status: ENDED }, "unpin");
+  make();
+  await start();
+  await until("a status", status);
+  expect(server.get(`${APPS}/fleet`)).toBeUndefined();
+  expect(events()).toEqual([expect.stringMatching(/^StillUnpinning: 1 pods of an earlier fleet /)]);
+  server.remove(RESOURCE);
+  await until("unpin", () => server.get(`${APPS}/fleet-unpin`));
+  await sleep(1200);
+  expect(condition("Progressing").message).toBe("unpinned on 0 of 1 nodes");
+  putPod("a", { status: ENDED }, "unpin");
+  await until("the end", () => !server.get(RESOURCE));
+  make();
+  server.remove(`${CORE}/pods/fleet-unpin-a`);
+  await until("agents", () => server.get(`${APPS}/fleet`));
+});
+
+test("a name that is that of another resource's DaemonSet is refused, and nothing is made", async () => {
+  const path = RESOURCE.replace("fleet", "fleet-unpin");
+  server.put(path, { ...resource({}, "fleet-unpin"), metadata: { uid: undefined } });
+  await start();
+  await until("the failure", () => server.get(path).status);
+  const conditions: Any[] = server.get(path).status.conditions;
+  expect(conditions.find(({ type }) => type === "Progressing")).toMatchObject({
+    reason: "ApplyFailed",
+  });
+  expect(server.list("apps/v1/daemonsets")).toEqual([]);
+  expect(server.get(path).metadata.finalizers).toBeUndefined();
+});
+
+test.each([400, 403, 500])(
+  "where what unpins is refused with %i it gives up in the end, says so, and lets the resource go",
+  async (code) => {
+    putNode("a");
+    server.fault = ({ verb, path }) =>
+      verb === "patch" && path.includes("unpin") ? refuse(code, "Denied") : undefined;
+    make({}, { finalizers: [FINALIZER], deletionTimestamp: new Date().toISOString() });
+    await start({ end: 1000, unpin: 1000 });
+    await sleep(1000);
+    expect(server.get(RESOURCE)).toBeDefined();
+    await until("the end", () => !server.get(RESOURCE), 10_000);
+    await until("an event", () => events().length > 0);
+    expect(events()).toEqual([
+      expect.stringMatching(/^NotUnpinned: nothing is unpinned: Denied by the test; to do: /),
+    ]);
+  },
+);
 
 test("with Retain it goes at once", async () => {
   putNode("a");
