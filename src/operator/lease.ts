@@ -29,6 +29,8 @@ export class Leadership {
   /** The Lease as it was seen last, and when it was first seen so: clocks of nodes may differ. */
   #seen: { version: string | undefined; at: number } = { version: undefined, at: 0 };
   #lease: Lease | undefined;
+  /** Whether the Lease is another's. */
+  #taken = false;
 
   constructor(api: Api, namespace: string, identity: string, onError: (error: unknown) => void) {
     this.#api = api;
@@ -58,6 +60,7 @@ export class Leadership {
       ]);
       const begin = performance.now();
       if (await this.#try(late)) renewed = begin;
+      if (this.#taken) return;
       if (performance.now() - renewed >= RENEW_MS) return;
     }
   }
@@ -80,10 +83,11 @@ export class Leadership {
         leaseTransitions = 0,
       } = lease?.spec ?? {};
       const mine = holderIdentity === this.#identity;
+      this.#taken = !mine && holderIdentity !== "";
       const version = lease?.metadata.resourceVersion;
       if (version !== this.#seen.version) this.#seen = { version, at: performance.now() };
       const fresh = performance.now() - this.#seen.at < leaseDurationSeconds * 1000;
-      if (lease && !mine && holderIdentity !== "" && fresh) return false;
+      if (this.#taken && fresh) return false;
       const spec = {
         holderIdentity: this.#identity,
         leaseDurationSeconds: LEASE_SECONDS,
@@ -104,6 +108,7 @@ export class Leadership {
               signal,
             },
           );
+      this.#taken = false;
       return true;
     } catch (error) {
       // Another one was faster.

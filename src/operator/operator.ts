@@ -37,10 +37,11 @@ const OURS = `${MANAGED_LABEL}=${MANAGER}`;
 const GATHER_MS = 300;
 const ASK_MS = 2500;
 /**
- * Milliseconds between two looks for the Prometheus operator, and those after which a watch that
- * says nothing makes the operator unready, and unhealthy.
+ * Milliseconds between two looks for the Prometheus operator; those after which a watch that says
+ * nothing makes the operator unready, and unhealthy; and those for which work under way may go on
+ * after the stop, in which no other one can lead.
  */
-const ALL_TIMES = { ...TIMES, discover: 60_000, silent: 180_000, stuck: 300_000 };
+const ALL_TIMES = { ...TIMES, discover: 60_000, silent: 180_000, stuck: 300_000, finish: 4000 };
 /** Milliseconds for which the same event is not told again. */
 const EVENT_MS = 600_000;
 
@@ -105,7 +106,11 @@ export class Operator {
       const cache = add<KubernetesObject>(kind, {
         path: pathOf(apiVersion, pluralOf(name)),
         ...{ labelSelector: OURS, keep: slim },
-        onChange: (object) => this.#add(ownerOf(object), 0),
+        onChange: (object) => {
+          for (const key of new Set([controllerOf(object), ownerOf(object)])) this.#add(key, 0);
+          // Another resource may be the one that has the rules.
+          if (name === "PrometheusRule") this.#addAll(0);
+        },
         ...(PROMETHEUS.includes(kind)
           ? {
               onMissing: () => {
@@ -223,7 +228,9 @@ export class Operator {
     this.#leads = false;
     // What is under way is finished, but where another one may lead already.
     if (lost) this.#end.abort();
+    const late = setTimeout(() => this.#end.abort(), this.#times.finish);
     await this.#queue.close();
+    clearTimeout(late);
     this.#end.abort();
     if (!lost) {
       await leadership.release();
@@ -328,6 +335,13 @@ export class Operator {
     const remedy = known ? remedyOf(error) : undefined;
     if (remedy) this.#log.error(`to do: ${remedy}`);
   }
+}
+
+/** The key of the resource that has an object, whatever its labels say. */
+function controllerOf(object: KubernetesObject): string {
+  const { namespace = "", ownerReferences } = object.metadata;
+  const owner = ownerReferences?.find(({ controller, kind }) => controller && kind === KIND);
+  return owner ? `${namespace}/${owner.name}` : ownerOf(object);
 }
 
 /** The key of the resource that an object was made for. */

@@ -34,6 +34,8 @@ const REFUSED_MS = 60_000;
 const PINS_ON_NODE = "/sys/fs/bpf/execve-counter";
 /** Answers that pass, or that say nothing about what was asked; 0 where none came. */
 const PASSING = [0, 401, 409, 429];
+/** Kinds of which a resource may need an object no more. */
+const PRUNED = ["DaemonSet", "PodMonitor", "PrometheusRule"];
 /** How many nodes an event names. */
 const NAMED = 10;
 
@@ -62,8 +64,8 @@ const kindOf = ({ apiVersion, kind }: Child) => `${apiVersion} ${kind}`;
 const pathTo = ({ apiVersion, kind, metadata }: Child) =>
   pathOf(apiVersion, pluralOf(kind), metadata.namespace, metadata.name);
 /** Changes with what an object should be, where its kind tells that from how it is. */
-const editionOf = ({ metadata: { uid, generation, resourceVersion } }: KubernetesObject) =>
-  `${uid} ${generation ?? resourceVersion}`;
+const editionOf = ({ metadata: { uid, generation, resourceVersion, labels } }: KubernetesObject) =>
+  `${uid} ${generation ?? resourceVersion} ${JSON.stringify(labels)}`;
 const isReady = ({ status }: Node) =>
   status?.conditions?.some((each) => each.type === "Ready" && each.status === "True") === true;
 
@@ -140,7 +142,7 @@ export class Reconciler {
         const message = `${unpinning} pods of an earlier ${resource.metadata.name} still unpin; agents are made once they are gone`;
         this.#tell(resource, "Normal", "StillUnpinning", message);
       }
-      await this.#prune(resource, children);
+      failed ??= await this.#prune(resource, children);
     }
     const verdicts = await this.#look(resource);
     const status = statusOf(
@@ -156,8 +158,9 @@ export class Reconciler {
       this.#before(resource),
     );
     const wait = await this.#write(resource, status);
-    if (failed) throw failed;
+    // Else what is new would wait as long as what fails.
     if (wait !== undefined) return wait;
+    if (failed) throw failed;
     if (conflicts.length > 0 || (status.nodes?.starting ?? 0) > 0) return this.#times.look;
     // Nothing tells when a refusal comes, or is over.
     return verdicts.some(({ reason }) => reason === "NoPod" || reason === "NotPermitted")
@@ -228,17 +231,30 @@ export class Reconciler {
     }
   }
 
-  /** Deletes what is the resource's own, but not one of its children any more. */
-  async #prune(resource: Resource, wanted: readonly Child[]): Promise<void> {
+  /**
+   * Deletes what is the resource's own, but not one of its children any more.
+   *
+   * @returns what the API server refused
+   */
+  async #prune(resource: Resource, wanted: readonly Child[]): Promise<ApiError | undefined> {
+    let failed: ApiError | undefined;
     const keys = new Set(wanted.map((child) => `${kindOf(child)} ${keyOf(child)}`));
     for (const [kind, cache] of this.#world.children) {
+      if (!PRUNED.some((each) => kind.endsWith(` ${each}`))) continue;
       for (const object of cache.values()) {
         if (keys.has(`${kind} ${keyOf(object)}`)) continue;
         const { ownerReferences, deletionTimestamp } = object.metadata;
         const owned = ownerReferences?.some(({ uid }) => uid === resource.metadata.uid);
-        if (owned && !deletionTimestamp) await this.#delete(kind, object);
+        if (!owned || deletionTimestamp) continue;
+        try {
+          await this.#delete(kind, object);
+        } catch (error) {
+          if (!(error instanceof ApiError)) throw error;
+          failed ??= error;
+        }
       }
     }
+    return failed;
   }
 
   async #delete(kind: string, { metadata }: KubernetesObject): Promise<void> {

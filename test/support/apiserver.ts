@@ -266,6 +266,9 @@ export class ApiServer {
       }
       default:
         if (!there) return refuse(404, "NotFound")(request, response);
+        if (![undefined, there.metadata.uid].includes(body?.preconditions?.uid)) {
+          return refuse(409, "Conflict")(request, response);
+        }
         this.remove(path);
         return send({});
     }

@@ -759,6 +759,128 @@ test("a watch that has not been tried for long makes it unhealthy", async () => 
   );
 });
 
+test("a leader that sees another's name in the Lease stops at once", async () => {
+  api = server.connect();
+  const leadership = new Leadership(api, "operators", "me", () => {});
+  const { signal } = new AbortController();
+  await leadership.acquire(signal);
+  const lease = server.get(LEASE);
+  server.put(LEASE, { ...lease, spec: { ...lease.spec, holderIdentity: "other" } });
+  const begin = performance.now();
+  await leadership.keep(signal);
+  expect(performance.now() - begin).toBeLessThan(5000);
+  expect(server.get(LEASE).spec.holderIdentity).toBe("other");
+});
+
+const hang = () => () => {};
+
+test("who has lost the Lease ends the writes that are under way, and begins none", async () => {
+  await start();
+  server.fault = ({ verb, resource }) =>
+    verb === "patch" && resource === "execvecounters" ? hang() : undefined;
+  make();
+  await until("a write", () => writes().length === 1);
+  const lost = expect(ended).rejects.toThrow("another operator may lead");
+  const lease = server.get(LEASE);
+  server.put(LEASE, { ...lease, spec: { ...lease.spec, holderIdentity: "other" } });
+  const begin = performance.now();
+  await lost;
+  running--;
+  // An answer may take 10 seconds, and a stop 4.
+  expect(performance.now() - begin).toBeLessThan(3500);
+  expect(writes().length).toBe(1);
+});
+
+test("a stop lets a write end, and leaves one that does not while no other one can lead", async () => {
+  await start({ finish: 1500 });
+  server.fault = ({ verb, resource }) =>
+    verb === "patch" && resource === "execvecounters" ? hang() : undefined;
+  make();
+  await until("a write", () => writes().length === 1);
+  const begin = performance.now();
+  let over = false;
+  void ended.then(() => (over = true));
+  stop();
+  await sleep(1000);
+  expect(over).toBe(false);
+  expect(server.get(LEASE).spec.holderIdentity).not.toBe("");
+  await ended;
+  running--;
+  expect(performance.now() - begin).toBeLessThan(3500);
+  expect(server.get(LEASE).spec.holderIdentity).toBe("");
+});
+
+test("copies of what it makes are left alone, and what cannot be removed is said", async () => {
+  putNode("a");
+  const canary = { nodeSelector: { canary: "yes" }, image: "execve-counter:next" };
+  make({ rollout: { maxUnavailable: 1, canary } });
+  await start();
+  await until("a status", status);
+  const service = server.get(`${CORE}/services/fleet`);
+  const { uid, resourceVersion, ...metadata } = service.metadata;
+  server.put(`${CORE}/services/mine`, { ...service, metadata: { ...metadata, name: "mine" } });
+  server.fault = ({ verb }) => (verb === "delete" ? refuse(403, "Forbidden") : undefined);
+  const old = server.get(RESOURCE);
+  server.put(RESOURCE, { ...old, spec: { ...old.spec, rollout: { maxUnavailable: 1 } } });
+  await until("the failure", () => condition("Progressing").reason === "ApplyFailed");
+  const deleted = server.asked.filter(({ verb }) => verb === "delete").map(({ path }) => path);
+  expect(new Set(deleted)).toEqual(new Set([`${APPS}/fleet-canary`]));
+  putPod("a");
+  await until("a node that counts", () => status().nodes.counting === 1);
+  expect(server.get(`${CORE}/services/mine`)).toBeDefined();
+});
+
+test("what has come in the place of an object is not deleted for it", async () => {
+  const canary = { nodeSelector: { canary: "yes" }, image: "execve-counter:next" };
+  make({ rollout: { maxUnavailable: 1, canary } });
+  await start();
+  await until("a status", status);
+  const other = { spec: { theirs: true } };
+  server.fault = ({ verb, path }) => {
+    if (verb === "delete" && path === `${APPS}/fleet-canary` && server.get(path).spec.selector) {
+      server.remove(path);
+      server.put(path, other);
+    }
+    return undefined;
+  };
+  const old = server.get(RESOURCE);
+  server.put(RESOURCE, { ...old, spec: { ...old.spec, rollout: { maxUnavailable: 1 } } });
+  await until("the other's", () => server.get(`${APPS}/fleet-canary`)?.spec.theirs);
+  await sleep(500);
+  expect(server.get(`${APPS}/fleet-canary`)?.spec).toEqual(other.spec);
+});
+
+test("a label that says it is another's is put right", async () => {
+  make();
+  await start();
+  await until("a status", status);
+  const service = server.get(`${CORE}/services/fleet`);
+  const labels = { ...service.metadata.labels, "app.kubernetes.io/instance": "other" };
+  server.put(`${CORE}/services/fleet`, { ...service, metadata: { ...service.metadata, labels } });
+  const instance = () =>
+    server.get(`${CORE}/services/fleet`).metadata.labels["app.kubernetes.io/instance"];
+  await until("its label", () => instance() === "fleet");
+});
+
+test("the rules go to another resource where the oldest wants them no more", async () => {
+  server.absent = () => false;
+  make();
+  const second = RESOURCE.replace("fleet", "second");
+  server.put(second, {
+    ...resource({}, "second"),
+    metadata: { uid: undefined, creationTimestamp: "2099-01-01T00:00:00Z" },
+  });
+  await start();
+  const names = () =>
+    server.list("monitoring.coreos.com/v1/prometheusrules").map(({ metadata }) => metadata.name);
+  await until("rules", () => names().length === 1);
+  await until("a status", () => status() && server.get(second).status);
+  const old = server.get(RESOURCE);
+  const monitoring = { mode: "None", namespaces: [] };
+  server.put(RESOURCE, { ...old, spec: { ...old.spec, monitoring } });
+  await until("the other's rules", () => names().join() === "second");
+});
+
 test("its metrics have controller-runtime's names, and its own", async () => {
   putNode("a");
   make();
