@@ -3,6 +3,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { parseAllDocuments } from "yaml";
+import { pathOf, pluralOf } from "../../src/operator/api.ts";
+import { childrenOf, holds } from "../../src/operator/children.ts";
 import { API_VERSION, GROUP, PLURAL } from "../../src/operator/resource.ts";
 import type { Any } from "../support/apiserver.ts";
 import { readProjectFile } from "../support/files.ts";
@@ -117,6 +119,9 @@ test.each([
   ["the same label twice", { spec: { by: ["user", "user"] } }, "Duplicate value"],
   ["too few rows", { spec: { maxSeries: 15 } }, "spec.maxSeries"],
   ["a path as a watched name", { spec: { watch: ["/bin/nc"] } }, "spec.watch"],
+  ["a watched name of too many bytes", { spec: { watch: ["ä".repeat(8)] } }, "at most 15 bytes"],
+  ["a NUL in a watched name", { spec: { watch: ["a\0b"] } }, "spec.watch"],
+  ["what is not UTF-8 in a watched name", { spec: { watch: ["a\ufffd"] } }, "spec.watch"],
   [
     "a label of the operator's",
     { spec: { podLabels: { "app.kubernetes.io/name": "x" } } },
@@ -131,6 +136,15 @@ test.each([
       },
     },
     "have none",
+  ],
+  [
+    "two values for Gt",
+    {
+      spec: {
+        nodeAffinity: [{ matchExpressions: [{ key: "a", operator: "Gt", values: ["1", "2"] }] }],
+      },
+    },
+    "Gt and Lt one",
   ],
 ])("%s is refused", async (_, more: Any, message) => {
   const spec = {
@@ -227,10 +241,22 @@ test("what is deleted or changed by hand is healed; what is added stays", async 
     const { nodeSelector } = (await get(`${SETS}/fleet`)).spec.template.spec;
     return JSON.stringify(nodeSelector) === '{"kubernetes.io/os":"linux"}';
   });
+  await cluster.api("PATCH", `${SETS}/fleet`, { spec: { template: { spec: { hostPID: true } } } });
+  await until(
+    "no more rights",
+    async () => (await get(`${SETS}/fleet`)).spec.template.spec.hostPID === undefined,
+  );
   await cluster.kubectl(["rollout", "restart", "-n", NAMESPACE, "daemonset/fleet"]);
   await agent(NEXT);
   const { annotations } = (await get(`${SETS}/fleet`)).spec.template.metadata;
   expect(annotations).toHaveProperty(["kubectl.kubernetes.io/restartedAt"]);
+  // What the API server adds is known, so another operator has nothing to write.
+  const around = { namespace: NAMESPACE, podMonitors: false, rules: false };
+  for (const child of childrenOf(await fleet(), around)) {
+    const { apiVersion, kind, metadata } = child;
+    const there = await get(pathOf(apiVersion, pluralOf(kind), NAMESPACE, metadata.name));
+    expect(holds(there, child), kind).toBe(true);
+  }
 });
 
 test("an image that is not there is a problem of its nodes, until it is corrected", async () => {
