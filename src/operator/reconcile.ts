@@ -23,6 +23,8 @@ import { conditionOf, type Said, sameStatus, statusOf } from "./status.ts";
 import type { DaemonSet, KubernetesObject, Node, Pod } from "./types.ts";
 
 export const FINALIZER = `${GROUP}/unpin`;
+/** The namespace of the operator that works on a resource: one in another namespace leaves it. */
+export const OPERATOR_ANNOTATION = `${GROUP}/operator`;
 /**
  * Milliseconds between two writes of a status, and between two looks while something changes; those
  * that the agents have to end, and those that unpin has on every node.
@@ -75,8 +77,8 @@ export class Reconciler {
   readonly #tell: Tell;
   readonly #signal: AbortSignal;
   readonly #times: typeof TIMES;
-  /** The last status that was written, and when: the cache may not have it yet. */
-  readonly #written = new Map<string, { status: Status; at: number }>();
+  /** The status that was written last of each resource, which version that made, and when. */
+  readonly #written = new Map<string, { status: Status; version: number; at: number }>();
   /** Since when a node has had no pod, by resource and node. */
   readonly #missing = new Map<string, Map<string, number>>();
   /**
@@ -84,8 +86,8 @@ export class Reconciler {
    * performance.now(): its clock and the API server's may differ.
    */
   readonly #phases = new Map<string, { ending: number; unpinning?: number }>();
-  /** What became of each object that was applied last, by its path. */
-  readonly #settled = new Map<string, string>();
+  /** What became of each object that was applied last, by resource and path. */
+  readonly #settled = new Map<string, Map<string, string>>();
   /** Why pods are refused, and when that was asked. */
   readonly #refusals = new Map<string, { message: string | undefined; at: number }>();
   /** The verdicts of the last look, by resource. */
@@ -106,15 +108,22 @@ export class Reconciler {
   async reconcile(key: string): Promise<number | undefined> {
     const resource = this.#world.resources.get(key);
     if (!resource) {
-      for (const map of [this.#missing, this.#phases, this.#refusals, this.verdicts])
-        map.delete(key);
+      this.#forget(key);
+      return undefined;
+    }
+    const operator = resource.metadata.annotations?.[OPERATOR_ANNOTATION];
+    if (operator !== undefined && operator !== this.#world.namespace) {
+      this.#forget(key);
+      const { namespace, name } = resource.metadata;
+      const message = `the operator in the namespace ${operator} works on it, and this one in ${this.#world.namespace} does not; to do: uninstall one of them; where it is the other, run kubectl annotate ec ${name} -n ${namespace} ${OPERATOR_ANNOTATION}-`;
+      this.#tell(resource, "Warning", "OtherOperator", message);
       return undefined;
     }
     if (resource.metadata.deletionTimestamp) return this.#finalize(resource);
     this.#phases.delete(key);
     const reserved = reservedName(resource);
     const paused = resource.spec.paused || reserved !== undefined;
-    if (!paused) await this.#addFinalizer(resource);
+    await this.#claim(resource, paused);
 
     const conflicts: string[] = [];
     // Of what older API servers let pass.
@@ -168,6 +177,11 @@ export class Reconciler {
       : undefined;
   }
 
+  #forget(key: string): void {
+    for (const map of [this.#missing, this.#phases, this.#refusals, this.verdicts]) map.delete(key);
+    for (const map of [this.#settled, this.#written]) map.delete(key);
+  }
+
   #around(resource: Resource) {
     const { children, namespace, resources } = this.#world;
     // The rules are the same for all: those of the oldest resource that wants them are enough.
@@ -194,8 +208,10 @@ export class Reconciler {
     const same = (object: KubernetesObject) =>
       owned(object) &&
       object.metadata.annotations?.[DIGEST_ANNOTATION] === digest &&
-      (holds(object, child) || this.#settled.get(path) === `${digest} ${editionOf(object)}`);
+      (holds(object, child) || settled.get(path) === `${digest} ${editionOf(object)}`);
     const path = pathTo(child);
+    const settled = this.#settled.get(keyOf(resource)) ?? new Map<string, string>();
+    this.#settled.set(keyOf(resource), settled);
     const cached = this.#world.children.get(kindOf(child))?.get(keyOf(child));
     if (cached && same(cached)) return true;
     // The cache has only what has the operator's label, and may be late.
@@ -218,7 +234,7 @@ export class Reconciler {
       result = await this.#api.request("PATCH", path, options);
     }
     // What the API server writes in its own way is not applied again and again.
-    this.#settled.set(path, `${digest} ${editionOf(result)}`);
+    settled.set(path, `${digest} ${editionOf(result)}`);
     return true;
   }
 
@@ -376,27 +392,33 @@ export class Reconciler {
         ];
   }
 
+  /** The status as it is in the cluster: until the cache has what was written, that. */
   #before(resource: Resource): Status | undefined {
-    return this.#written.get(resource.metadata.uid ?? "")?.status ?? resource.status;
+    const last = this.#written.get(keyOf(resource));
+    // As etcd numbers them, and as Kubernetes promises since 1.35.
+    const isOld = last && Number(resource.metadata.resourceVersion) < last.version;
+    return isOld ? last.status : resource.status;
   }
 
   /** Writes a status that says something new; returns after how many ms, where that is too soon. */
   async #write(resource: Resource, status: Status): Promise<number | undefined> {
     const { uid = "", namespace, name } = resource.metadata;
-    const last = this.#written.get(uid);
-    const before = last?.status ?? resource.status;
+    const last = this.#written.get(keyOf(resource));
+    const before = this.#before(resource);
     if (sameStatus(before, status)) return undefined;
     const soon = this.#times.status - (performance.now() - (last?.at ?? -this.#times.status));
     if (soon > 0) return soon;
     const path = `${pathOf(`${GROUP}/${API_VERSION}`, PLURAL, namespace, name)}/status`;
-    const body = { metadata: { uid }, status };
+    const options = { body: { metadata: { uid }, status }, type: MERGE, signal: this.#signal };
+    let version: number;
     try {
-      await this.#api.request("PATCH", path, { body, type: MERGE, signal: this.#signal });
+      const { metadata } = await this.#api.request<KubernetesObject>("PATCH", path, options);
+      version = Number(metadata.resourceVersion);
     } catch (error) {
       if (isMissing(error)) return undefined;
       throw error;
     }
-    this.#written.set(uid, { status, at: performance.now() });
+    this.#written.set(keyOf(resource), { status, version, at: performance.now() });
     if (before?.flags !== undefined && before.flags !== status.flags) {
       const message = `counts begin anew on each node, with ${status.flags} in the place of ${before.flags}`;
       this.#tell(resource, "Normal", "BeganAnew", message);
@@ -407,16 +429,22 @@ export class Reconciler {
     return undefined;
   }
 
-  async #addFinalizer(resource: Resource): Promise<void> {
-    const { finalizers = [] } = resource.metadata;
-    if (!finalizers.includes(FINALIZER))
-      await this.#setFinalizers(resource, [...finalizers, FINALIZER]);
+  /** Says that this operator works on the resource; one that is paused goes without unpinning. */
+  async #claim(resource: Resource, paused: boolean): Promise<void> {
+    const { finalizers = [], annotations = {} } = resource.metadata;
+    const isHeld = paused || finalizers.includes(FINALIZER);
+    if (isHeld && annotations[OPERATOR_ANNOTATION] !== undefined) return;
+    await this.#patch(resource, {
+      annotations: { [OPERATOR_ANNOTATION]: this.#world.namespace },
+      ...(isHeld ? {} : { finalizers: [...finalizers, FINALIZER] }),
+    });
   }
 
-  async #setFinalizers({ metadata }: Resource, finalizers: string[]): Promise<void> {
+  /** Changes metadata, where nobody else has changed the resource meanwhile. */
+  async #patch({ metadata }: Resource, change: object): Promise<void> {
     const { namespace, name, resourceVersion, uid } = metadata;
     const path = pathOf(`${GROUP}/${API_VERSION}`, PLURAL, namespace, name);
-    const body = { metadata: { finalizers, resourceVersion, uid } };
+    const body = { metadata: { ...change, resourceVersion, uid } };
     await this.#api
       .request("PATCH", path, { body, type: MERGE, signal: this.#signal })
       .catch((error) => {
@@ -433,7 +461,7 @@ export class Reconciler {
 
   /** Ends the counting on every node that can be reached, and lets the resource go. */
   async #finalize(resource: Resource): Promise<number | undefined> {
-    const { finalizers = [], uid = "" } = resource.metadata;
+    const { finalizers = [] } = resource.metadata;
     if (!finalizers.includes(FINALIZER)) return undefined;
     if (resource.spec.onDelete === "Unpin") {
       const key = keyOf(resource);
@@ -450,11 +478,7 @@ export class Reconciler {
         this.#tell(resource, "Warning", "NotUnpinned", message);
       }
     }
-    await this.#setFinalizers(
-      resource,
-      finalizers.filter((each) => each !== FINALIZER),
-    );
-    this.#written.delete(uid);
+    await this.#patch(resource, { finalizers: finalizers.filter((each) => each !== FINALIZER) });
     return undefined;
   }
 
