@@ -160,17 +160,33 @@ Execs Tables::ReadExecs(uint32_t had) {
   return execs;
 }
 
-// Gives each row its number, and returns those that had none.
+// Gives each row its number, and returns those that had none. The kernel tells rows in the order
+// of its table, so most come after the one that they came after in the last read: to look there
+// first takes a fifth of the time of a look-up, which finds memory that no cache holds.
 std::vector<uint32_t> Tables::Number(Execs& execs, const std::vector<uint32_t>& rows) {
   if (execs.anew) {
     numbers_.clear();
     next_number_ = 0;
+    last_keys_.clear();
+    last_numbers_.clear();
   }
+  const size_t size = config_.key_size;
   std::vector<uint32_t> fresh;
-  std::string key;
+  std::vector<char> keys;
+  keys.reserve(rows.size() * size);
+  size_t next = 0;  // where the row is in the last read, if no row came or went before it
+  const auto was_at = [&](size_t place, const char* key) {
+    return place < last_numbers_.size() && memcmp(&last_keys_[place * size], key, size) == 0;
+  };
   for (const uint32_t i : rows) {
-    key.assign(execs_.Key(i), config_.key_size);
-    const auto [known, is_new] = numbers_.try_emplace(key, next_number_);
+    const char* key = execs_.Key(i);
+    keys.insert(keys.end(), key, key + size);
+    if (!was_at(next, key) && was_at(next + 1, key)) next++;
+    if (was_at(next, key)) {
+      execs.numbers.push_back(last_numbers_[next++]);
+      continue;
+    }
+    const auto [known, is_new] = numbers_.try_emplace(std::string(key, size), next_number_);
     if (is_new) {
       next_number_++;
       execs.fresh.push_back(execs.numbers.size());
@@ -178,6 +194,8 @@ std::vector<uint32_t> Tables::Number(Execs& execs, const std::vector<uint32_t>& 
     }
     execs.numbers.push_back(known->second);
   }
+  last_keys_ = std::move(keys);
+  last_numbers_ = execs.numbers;
   return fresh;
 }
 
@@ -225,7 +243,10 @@ void Tables::AddGroupLabels(Execs& execs, const std::vector<uint32_t>& rows) {
     const auto number = numbers.find(GroupOf(group));
     const uint32_t named = number == numbers.end() ? unknown : number->second;
     // To be looked at again.
-    if (named == unknown) numbers_.erase(std::string(execs_.Key(i), config_.key_size));
+    if (named == unknown) {
+      numbers_.erase(std::string(execs_.Key(i), config_.key_size));
+      last_numbers_.clear();
+    }
     containers.of.push_back(group & UNKNOWN_CONTAINER ? unknown : named);
     units.of.push_back(named);
   }

@@ -121,6 +121,9 @@ class Tables {
   // The numbers of rows, by their keys; some may be gone by now.
   std::unordered_map<std::string, uint32_t> numbers_;
   uint32_t next_number_ = 0;
+  // The rows of the last read, in its order.
+  std::vector<char> last_keys_;
+  std::vector<uint32_t> last_numbers_;
   uint32_t serial_ = 0;  // of the last read
 };
 

@@ -113,7 +113,7 @@ export async function run(
       }
       if (leftOut) log.info("stdout takes lines again");
       leftOut = false;
-      const now = source.tryRead();
+      const now = source.recent(previous);
       if (!now) return;
       lines.write(format(options.output, previous, now));
       previous = now;

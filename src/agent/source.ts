@@ -8,6 +8,8 @@ import type { OwnMeter } from "../kernel/meter.ts";
 import { read } from "../kernel/reader.ts";
 import type { Retirement } from "./retirement.ts";
 
+const RECENT_MS = 100;
+
 /** Reads the meter for all of them, and remembers whether the last read worked. */
 export class Source {
   /** Of every read, whatever it was for. */
@@ -19,6 +21,8 @@ export class Source {
   fallen: string | undefined;
   /** Whether it has warned that execs found no room for a row. */
   #full = false;
+  /** The last read, unless it failed. */
+  #last: Snapshot | undefined;
   /** The totals of the last read. */
   #totals: Record<string, bigint> = {};
   /** The control group that alone is counted, at the last read. */
@@ -54,9 +58,21 @@ export class Source {
     this.#retirement?.retire(() => this.tryRead());
   }
 
+  /**
+   * The counts of the last read where that is not `previous` and a moment ago at most, else of
+   * now: so requests do not wait for two reads of a large table in a row.
+   */
+  recent(previous: Snapshot | undefined): Snapshot | undefined {
+    const last = this.#last;
+    const isNew = last && last !== previous && performance.now() - last.clock < RECENT_MS;
+    return isNew ? last : this.tryRead();
+  }
+
   tryRead(): Snapshot | undefined {
+    this.#last = undefined;
     try {
       const snapshot = read(this.#meter);
+      this.#last = snapshot;
       this.failure = undefined;
       this.history.add(snapshot);
       this.#noteFull(snapshot);

@@ -377,6 +377,56 @@ test("labels are told once to whoever remembers them, and all of them to anyone 
   rmSync(directory, { recursive: true });
 });
 
+test("rows that come and go change the number of no other", () => {
+  const session = newSession();
+  session.load({ programs: ["count_exec"], flags: ["command"], rows: 4096 });
+  const { id } = session.maps().find(({ name }) => name === "execs") as { id: number };
+  const hex = (bytes: Buffer) => bytes.toString("hex").replaceAll(/../g, "$& ");
+  const key = (command: string) =>
+    `key hex ${hex(Buffer.concat([Buffer.alloc(8), padded(command, 16)]))}`;
+  const padded = (text: string, size: number) => Buffer.concat([Buffer.from(text)], size);
+  const value = (count: number) => {
+    const row = Buffer.alloc(56);
+    row.writeBigUInt64LE(BigInt(count));
+    return `value hex ${hex(row)}`;
+  };
+  const batch = join(tmpdir(), uniqueName());
+  const edit = (lines: string[]) => {
+    writeFileSync(batch, lines.join("\n"));
+    sh("bpftool", ["batch", "file", batch]);
+  };
+  const there = new Map<string, bigint>();
+  const named = new Map<number, string>();
+  let made = 0;
+  let serial: number | undefined;
+  const add = () => {
+    const command = `row${made++}`;
+    there.set(command, BigInt(made));
+    return `map update id ${id} ${key(command)} ${value(made)}`;
+  };
+  const remove = (command: string) => {
+    there.delete(command);
+    return `map delete id ${id} ${key(command)}`;
+  };
+  edit(Array.from({ length: 1000 }, add));
+  for (let round = 0; round < 12; round++) {
+    const read = session.readExecs(serial);
+    expect(read.anew).toBe(round === 0);
+    serial = read.serial;
+    for (const [i, at] of read.fresh.entries()) {
+      if (read.kinds[at] !== OTHER_ROW && read.kinds[at] !== RETIRED_ROW)
+        named.set(read.numbers[at] as number, read.labels.command?.[i] as string);
+    }
+    const shown = [...read.numbers].map((number, i) => [named.get(number), read.counts[i]]);
+    expect(Object.fromEntries(shown.filter(([name]) => name))).toEqual(Object.fromEntries(there));
+    // The oldest and some of the newest; now and then a whole stretch.
+    const names = [...there.keys()];
+    const gone = names.filter((_, i) => i % (7 + round) === 0 || (round === 5 && i < 300));
+    edit([...gone.map(remove), ...Array.from({ length: 10 * round }, add)]);
+  }
+  rmSync(batch);
+});
+
 test("a key that does not fit is a TypeError", () => {
   const session = loadedSession();
   for (const key of [
