@@ -15,6 +15,7 @@ import { withPrometheus } from "../support/prometheus.ts";
 import { Runc } from "../support/runc.ts";
 import { shellLine } from "../support/script.mjs";
 import { changeSetting } from "../support/settings.mjs";
+import { Fleet } from "./fleet.ts";
 import { drawScreens } from "./screens.ts";
 
 const MINUTES = Number(process.env.MINUTES);
@@ -29,30 +30,35 @@ test("every panel of the dashboard has something to show, and is drawn", async (
   const putBack = changeSetting("/proc/sys/kernel/bpf_stats_enabled", "1");
   const runc = new Runc();
   const groups = new Groups();
+  const fleet = await Fleet.start();
   const meter = await Meter.start(FLAGS);
   try {
     const { host } = new URL(meter.origin);
     const scrape = {
       ...{ job_name: "execve-counter", scrape_interval: `${STEP}s` },
-      static_configs: [{ targets: [host], labels: { instance: "localhost" } }],
+      static_configs: [
+        { targets: [host], labels: { instance: "localhost" } },
+        { targets: [fleet.host], labels: { instance: "operator" } },
+      ],
     };
     await withPrometheus(scrape, async (_, prometheus) => {
       const start = Date.now() / 1000;
       // The build is over then, and all the load has begun.
       const seen = sleep(RANGE * 1000 * 0.6).then(() => drawScreens(meter));
-      await Promise.all([load(runc, groups), seen]);
+      await Promise.all([load(runc, groups, fleet), seen]);
       await draw(prometheus, start + RANGE);
     });
   } finally {
     await putBack();
     await meter.stop();
+    await fleet.close();
     await runc.remove();
     groups.remove();
   }
 });
 
 /** Ordinary work of a small server: of several users and units, with a build and some mistakes. */
-async function load(runc: Runc, groups: Groups): Promise<void> {
+async function load(runc: Runc, groups: Groups, fleet: Fleet): Promise<void> {
   for (const name of ["date", "sleep", "wget"])
     symlinkSync("busybox", join(runc.root, "bin", name));
   const start = performance.now();
@@ -83,6 +89,7 @@ async function load(runc: Runc, groups: Groups): Promise<void> {
   };
   const unit = (name: string) => groups.add(`system.slice/${name}.service`);
   await Promise.all([
+    every(1, async () => fleet.step(gone())),
     // A cron job, a web server's scripts, a backup.
     every(15, () => shell("root", "date; ls /etc | sort", unit("cron"))),
     every(0.5, () =>

@@ -19,6 +19,7 @@ const expressions = [
 
 const metrics = [
   ...readProjectFile("test/unit/web/golden/metrics.txt").matchAll(/^# TYPE (\S+)/gm),
+  ...readProjectFile("src/operator/metrics.ts").matchAll(/"(execve_counter_operator_\w+)"/g),
 ].map(([, name]) => name as string);
 
 /** The names of ours that a text of PromQL speaks of. */
@@ -41,7 +42,9 @@ test.each(["rules.test.yml", "kubernetes-rules.test.yml"])(
 );
 
 test("every alert has a test in which it fires", () => {
-  const tests = readProjectFile("deploy/prometheus/rules.test.yml");
+  const tests = ["rules.test.yml", "kubernetes-rules.test.yml"]
+    .map((file) => readProjectFile(`deploy/prometheus/${file}`))
+    .join("\n");
   const fires = [...tests.matchAll(/alertname: (\w+)\n +eval_time: \w+\n +exp_alerts:/g)];
   const alerts = [...RULES.matchAll(/- alert: (\w+)/g)].map(([, name]) => name);
   expect(alerts.length).toBeGreaterThan(5);
