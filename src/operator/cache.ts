@@ -25,6 +25,8 @@ export interface CacheOptions<T> {
   /** Called for each object that has come, changed or gone; not for those of the first list. */
   onChange: (object: T, gone: boolean) => void;
   onError: (path: string, error: ApiError) => void;
+  /** Called when a list or an event has come, so that errors are over. */
+  onWell: (path: string) => void;
   /** For a kind that the cluster need not have: called, and the cache ends, once it has it not. */
   onMissing?: () => void;
   /** Milliseconds without a byte after which a watch is begun anew. */
@@ -110,6 +112,7 @@ export class Cache<T extends KubernetesObject> {
     for (const [key, object] of this.#objects) if (!found.has(key)) this.#take(object, true);
     for (const object of found.values()) this.#take(object, false);
     this.#version = version;
+    this.#options.onWell(this.path);
     this.#listed();
   }
 
@@ -134,6 +137,7 @@ export class Cache<T extends KubernetesObject> {
         );
       }
       this.#delay = BACKOFF_MS.first;
+      this.#options.onWell(this.path);
       if (type !== "BOOKMARK")
         this.#take(this.#kept(object as KubernetesObject as T), type === "DELETED");
       this.#version = object.metadata.resourceVersion ?? this.#version;

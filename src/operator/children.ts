@@ -311,7 +311,11 @@ export function reservedName({ metadata: { name } }: Resource): string | undefin
 export function wrongName({ spec }: Resource): string | undefined {
   try {
     for (const name of spec.watch) requireName(name);
-    return undefined;
+    // A list in a file has names without white space around them, and comments.
+    const other = spec.watch.find((name) => name !== name.trim() || name.startsWith("#"));
+    return other === undefined
+      ? undefined
+      : `spec.watch: a watched name cannot be ${JSON.stringify(other)}: leave out white space around it, and names that begin with #`;
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     return `spec.watch: ${error.message}: ${error.remedy}`;

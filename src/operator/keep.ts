@@ -44,9 +44,7 @@ export function slimPod({ metadata, spec, status = {} }: Pod): Pod {
 
 /** The object without the list of who manages what, which is often its largest part. */
 export function slim<T extends KubernetesObject>(object: T): T {
-  const { managedFields: _, ...metadata } = object.metadata as ObjectMeta & {
-    managedFields?: unknown;
-  };
+  const { managedFields: _, ...metadata } = object.metadata;
   return { ...object, metadata };
 }
 

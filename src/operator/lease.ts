@@ -25,18 +25,18 @@ export class Leadership {
   readonly #api: Api;
   readonly #namespace: string;
   readonly #identity: string;
-  readonly #onError: (error: unknown) => void;
+  readonly #onTry: (error?: unknown) => void;
   /** The Lease as it was seen last, and when it was first seen so: clocks of nodes may differ. */
   #seen: { version: string | undefined; at: number } = { version: undefined, at: 0 };
-  #lease: Lease | undefined;
   /** Whether the Lease is another's. */
   #taken = false;
 
-  constructor(api: Api, namespace: string, identity: string, onError: (error: unknown) => void) {
+  /** @param onTry called after each try, with the error of one that failed */
+  constructor(api: Api, namespace: string, identity: string, onTry: (error?: unknown) => void) {
     this.#api = api;
     this.#namespace = namespace;
     this.#identity = identity;
-    this.#onError = onError;
+    this.#onTry = onTry;
   }
 
   /** Resolves once this operator leads, or the signal ends the wait. */
@@ -67,9 +67,20 @@ export class Leadership {
 
   /** Lets the next one take it at once. */
   async release(): Promise<void> {
-    if (!this.#lease || this.#lease.spec.holderIdentity !== this.#identity) return;
-    const spec = { ...this.#lease.spec, holderIdentity: "", leaseDurationSeconds: 1 };
-    await this.#put({ ...this.#lease, spec }).catch(this.#onError);
+    for (let tries = 0; tries < 3; tries++) {
+      try {
+        const lease = await this.#get(AbortSignal.timeout(ANSWER_MS));
+        if (lease?.spec.holderIdentity !== this.#identity) return;
+        const spec = { ...lease.spec, holderIdentity: "", leaseDurationSeconds: 1 };
+        await this.#put({ ...lease, spec }, AbortSignal.timeout(ANSWER_MS));
+        return;
+      } catch (error) {
+        // The last renewal was under way still.
+        if (isConflict(error)) continue;
+        this.#onTry(error);
+        return;
+      }
+    }
   }
 
   async #try(until: AbortSignal): Promise<boolean> {
@@ -84,6 +95,7 @@ export class Leadership {
       } = lease?.spec ?? {};
       const mine = holderIdentity === this.#identity;
       this.#taken = !mine && holderIdentity !== "";
+      this.#onTry();
       const version = lease?.metadata.resourceVersion;
       if (version !== this.#seen.version) this.#seen = { version, at: performance.now() };
       const fresh = performance.now() - this.#seen.at < leaseDurationSeconds * 1000;
@@ -95,7 +107,7 @@ export class Leadership {
         renewTime: now,
         leaseTransitions: mine || !lease ? leaseTransitions : leaseTransitions + 1,
       };
-      this.#lease = lease
+      lease
         ? await this.#put({ ...lease, spec }, signal)
         : await this.#api.request(
             "POST",
@@ -112,7 +124,7 @@ export class Leadership {
       return true;
     } catch (error) {
       // Another one was faster.
-      if (!isConflict(error) && !until.aborted) this.#onError(error);
+      if (!isConflict(error) && !until.aborted) this.#onTry(error);
       return false;
     }
   }
@@ -126,8 +138,8 @@ export class Leadership {
     }
   }
 
-  #put(lease: Lease, signal?: AbortSignal): Promise<Lease> {
-    return this.#api.request("PUT", this.#path, { body: lease, ...(signal ? { signal } : {}) });
+  #put(lease: Lease, signal: AbortSignal): Promise<Lease> {
+    return this.#api.request("PUT", this.#path, { body: lease, signal });
   }
 
   get #path(): string {

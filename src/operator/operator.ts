@@ -94,10 +94,11 @@ export class Operator {
     const ofCluster = `${GROUP}/${API_VERSION}`;
     const add = <T extends KubernetesObject>(
       name: string,
-      more: Omit<CacheOptions<T>, "onError">,
+      more: Omit<CacheOptions<T>, "onError" | "onWell">,
     ) => {
       const onError = (path: string, error: ApiError) => this.#logError(path, error);
-      const cache = new Cache<T>(api, { ...more, onError });
+      const onWell = (path: string) => void this.#logged.delete(path);
+      const cache = new Cache<T>(api, { ...more, onError, onWell });
       this.#caches.set(name, cache as unknown as Cache<KubernetesObject>);
       return cache;
     };
@@ -210,7 +211,7 @@ export class Operator {
     void stop.then(() => ended.abort());
     const identity = `${hostname()}_${randomBytes(4).toString("hex")}`;
     const leadership = new Leadership(this.#api, this.#namespace, identity, (error) =>
-      this.#logError("lease", error),
+      error ? this.#logError("lease", error) : this.#logged.delete("lease"),
     );
     this.#log.info(`waits for the lead, as ${identity}`);
     if (!(await leadership.acquire(ended.signal))) return;
@@ -263,8 +264,10 @@ export class Operator {
       const [apiVersion = "", name = ""] = kind.split(" ");
       try {
         await this.#api.request("GET", pathOf(apiVersion, pluralOf(name)), { query: { limit: 1 } });
+        this.#logged.delete(kind);
       } catch (error) {
-        if (!isMissing(error)) this.#logError(kind, error);
+        if (isMissing(error)) this.#logged.delete(kind);
+        else this.#logError(kind, error);
         continue;
       }
       if (this.#caches.has(kind)) continue;
@@ -323,7 +326,10 @@ export class Operator {
     };
     this.#api
       .request("POST", pathOf("v1", "events", namespace), { body, signal: this.#end.signal })
-      .catch((error) => this.#logError("events", error));
+      .then(
+        () => this.#logged.delete("events"),
+        (error) => this.#logError("events", error),
+      );
   };
 
   #logError(about: string, error: unknown): void {

@@ -11,6 +11,7 @@ import {
   daemonSetName,
   holds,
   INSTANCE_LABEL,
+  MANAGER,
   pinsOf,
   reservedName,
   surplusOf,
@@ -27,9 +28,15 @@ export const FINALIZER = `${GROUP}/unpin`;
 export const OPERATOR_ANNOTATION = `${GROUP}/operator`;
 /**
  * Milliseconds between two writes of a status, and between two looks while something changes; those
- * that the agents have to end, and those that unpin has on every node.
+ * that the agents have to end, and those that unpin has on every node; and those after which an
+ * object that was put right is not changed again by the same hand.
  */
-export const TIMES = { status: 1000, look: 5000, end: 60_000, unpin: 120_000 };
+export const TIMES = { status: 1000, look: 5000, end: 60_000, unpin: 120_000, calm: 60_000 };
+/**
+ * An object that has to be put right so often in a row is changed again and again by somebody else:
+ * from then on it is put right after so many ms, twice as many each time.
+ */
+const FIGHT = { often: 10, first: 1000, most: 60_000 };
 const WAIT_MS = 1000;
 const REFUSED_MS = 60_000;
 /** Where a node has what pods have as /pins. */
@@ -53,6 +60,18 @@ export interface World {
   answerOf(pod: Pod): Answer | "silent" | undefined;
   /** The digest of a watch list. */
   digestOf(resource: Resource): string;
+}
+
+interface Applied {
+  digest: string | undefined;
+  /** What became of it. */
+  edition: string;
+  /** How often it had to be put right in a row. */
+  times: number;
+  /** When it may be applied again, in ms of performance.now(). */
+  next: number;
+  /** Who had changed it. */
+  by: string | undefined;
 }
 
 export type Tell = (
@@ -86,8 +105,8 @@ export class Reconciler {
    * performance.now(): its clock and the API server's may differ.
    */
   readonly #phases = new Map<string, { ending: number; unpinning?: number }>();
-  /** What became of each object that was applied last, by resource and path. */
-  readonly #settled = new Map<string, Map<string, string>>();
+  /** How each object was applied last, by resource and path. */
+  readonly #applied = new Map<string, Map<string, Applied>>();
   /** Why pods are refused, and when that was asked. */
   readonly #refusals = new Map<string, { message: string | undefined; at: number }>();
   /** The verdicts of the last look, by resource. */
@@ -126,6 +145,7 @@ export class Reconciler {
     await this.#claim(resource, paused);
 
     const conflicts: string[] = [];
+    const fights: (Applied & { what: string })[] = [];
     // Of what older API servers let pass.
     const wrong = paused ? undefined : wrongName(resource);
     const refused = reserved ?? wrong;
@@ -139,8 +159,10 @@ export class Reconciler {
         // Those of an earlier resource would unpin what new agents pin.
         if (unpinning > 0 && child.kind === "DaemonSet") continue;
         try {
-          if (!(await this.#apply(resource, child)))
-            conflicts.push(`${child.kind} ${child.metadata.name}`);
+          const what = `${child.kind} ${child.metadata.name}`;
+          const applied = await this.#apply(resource, child);
+          if (applied === "taken") conflicts.push(what);
+          else if (applied) fights.push({ what, ...applied });
         } catch (error) {
           // What the API server refuses is said; the rest need not suffer from it.
           if (!(error instanceof ApiError)) throw error;
@@ -157,6 +179,7 @@ export class Reconciler {
     const status = statusOf(
       {
         ...{ resource, verdicts, conflicts, now: new Date() },
+        fights: fights.map(({ what, by }) => (by ? `${what} (by ${by})` : what)),
         daemonSets: this.#daemonSets(resource),
         failure: failed
           ? `${(failed as Error).message}; to do: correct the spec, or see the operator's log`
@@ -170,6 +193,10 @@ export class Reconciler {
     // Else what is new would wait as long as what fails.
     if (wait !== undefined) return wait;
     if (failed) throw failed;
+    if (fights.length > 0) {
+      const waits = fights.map(({ next }) => next - performance.now());
+      return Math.min(this.#times.look, ...waits.filter((ms) => ms > 0));
+    }
     if (conflicts.length > 0 || (status.nodes?.starting ?? 0) > 0) return this.#times.look;
     // Nothing tells when a refusal comes, or is over.
     return verdicts.some(({ reason }) => reason === "NoPod" || reason === "NotPermitted")
@@ -179,7 +206,7 @@ export class Reconciler {
 
   #forget(key: string): void {
     for (const map of [this.#missing, this.#phases, this.#refusals, this.verdicts]) map.delete(key);
-    for (const map of [this.#settled, this.#written]) map.delete(key);
+    for (const map of [this.#applied, this.#written]) map.delete(key);
   }
 
   #around(resource: Resource) {
@@ -199,25 +226,28 @@ export class Reconciler {
     };
   }
 
-  /** @returns whether it is as it should be; false where another's object has the name */
-  async #apply(resource: Resource, child: Child): Promise<boolean> {
+  /** @returns where it cannot be as it should be now: who has the name, or that it has to wait */
+  async #apply(resource: Resource, child: Child): Promise<"taken" | Applied | undefined> {
     const { uid } = resource.metadata;
     const owned = (object: KubernetesObject) =>
       object.metadata.ownerReferences?.some((owner) => owner.uid === uid) === true;
     const digest = child.metadata.annotations?.[DIGEST_ANNOTATION];
+    const path = pathTo(child);
+    const all = this.#applied.get(keyOf(resource)) ?? new Map<string, Applied>();
+    this.#applied.set(keyOf(resource), all);
+    const last = all.get(path);
     const same = (object: KubernetesObject) =>
       owned(object) &&
       object.metadata.annotations?.[DIGEST_ANNOTATION] === digest &&
-      (holds(object, child) || settled.get(path) === `${digest} ${editionOf(object)}`);
-    const path = pathTo(child);
-    const settled = this.#settled.get(keyOf(resource)) ?? new Map<string, string>();
-    this.#settled.set(keyOf(resource), settled);
+      (holds(object, child) || (last?.digest === digest && last?.edition === editionOf(object)));
     const cached = this.#world.children.get(kindOf(child))?.get(keyOf(child));
-    if (cached && same(cached)) return true;
+    if (cached && same(cached)) return this.#fought(last);
+    const again = last?.digest === digest ? last : undefined;
+    if (again && performance.now() < again.next) return again;
     // The cache has only what has the operator's label, and may be late.
     const there = await this.#get(path);
-    if (there && !owned(there)) return false;
-    if (there && same(there)) return true;
+    if (there && !owned(there)) return "taken";
+    if (there && same(there)) return this.#fought(last);
     // By its uid: what comes in its place meanwhile is not taken.
     const metadata = there?.metadata.uid
       ? { ...child.metadata, uid: there.metadata.uid }
@@ -233,9 +263,21 @@ export class Reconciler {
       const options = { body: surplus, type: MERGE, signal: this.#signal };
       result = await this.#api.request("PATCH", path, options);
     }
+    const now = performance.now();
+    const times = again && now < again.next + this.#times.calm ? again.times + 1 : 0;
+    const wait =
+      times < FIGHT.often ? 0 : Math.min(FIGHT.first * 2 ** (times - FIGHT.often), FIGHT.most);
     // What the API server writes in its own way is not applied again and again.
-    settled.set(path, `${digest} ${editionOf(result)}`);
-    return true;
+    const edition = editionOf(result);
+    const applied = { ...{ digest, edition, times }, next: now + wait, by: otherOf(there) };
+    all.set(path, applied);
+    return this.#fought(applied);
+  }
+
+  /** What somebody else changed again and again until a moment ago. */
+  #fought(applied: Applied | undefined): Applied | undefined {
+    const isRecent = applied && performance.now() < applied.next + this.#times.calm;
+    return isRecent && applied.times >= FIGHT.often ? applied : undefined;
   }
 
   async #get(path: string): Promise<KubernetesObject | undefined> {
@@ -507,7 +549,7 @@ export class Reconciler {
     }
     phases.unpinning ??= performance.now();
     const child = unpinOf(resource);
-    if (!(await this.#apply(resource, child))) {
+    if ((await this.#apply(resource, child)) === "taken") {
       // It may be that of an earlier resource, which goes.
       const message = `others have ${child.kind} ${child.metadata.name}`;
       this.#tell(resource, "Warning", "Conflict", message);
@@ -566,6 +608,14 @@ const remedyFor = (resource: Resource) =>
 export function isOf({ metadata }: Resource, pod: Pod): boolean {
   const { namespace, labels = {} } = pod.metadata;
   return namespace === metadata.namespace && labels[INSTANCE_LABEL] === metadata.name;
+}
+
+/** Who else has changed an object last; undefined where that is not known. */
+function otherOf(object: KubernetesObject | undefined): string | undefined {
+  return object?.metadata.managedFields
+    ?.filter(({ manager, subresource }) => manager !== MANAGER && !subresource)
+    .sort((a, b) => `${a.time}`.localeCompare(`${b.time}`))
+    .at(-1)?.manager;
 }
 
 const ageOf = ({ metadata }: Resource) => `${metadata.creationTimestamp} ${metadata.uid}`;

@@ -11,6 +11,8 @@ export interface Observation {
   daemonSets: readonly DaemonSet[];
   /** Objects that are not the resource's, but have a name that it needs: "Service a". */
   conflicts: readonly string[];
+  /** Objects that somebody else changes again and again: "Service a (by b)". */
+  fights: readonly string[];
   /** Why something could not be applied. */
   failure?: string | undefined;
   monitoring: Said;
@@ -23,7 +25,7 @@ export type Said = [status: Condition["status"], reason: string, message: string
 
 /** The status after `before`: times change only with what they are about. */
 export function statusOf(seen: Observation, before: Status = {}): Status {
-  const { resource, verdicts, conflicts, now } = seen;
+  const { resource, verdicts, conflicts, fights, now } = seen;
   const { generation = 0 } = resource.metadata;
   const nodes = countsOf(verdicts);
   const problems = problemsOf(verdicts);
@@ -63,7 +65,13 @@ export function statusOf(seen: Observation, before: Status = {}): Status {
             "NameTaken",
             `not made, because others have an object of that name: ${conflicts.join(", ")}; to do: delete that object, or give the resource another name`,
           ]
-        : ["False", "NoConflict", "all objects are the resource's own"],
+        : fights.length > 0
+          ? [
+              "True",
+              "ChangedByOthers",
+              `changed by others again and again, and so put right less and less often: ${fights.join(", ")}; to do: end what changes it, or set spec.paused`,
+            ]
+          : ["False", "NoConflict", "all objects are the resource's own"],
   };
   return {
     observedGeneration: generation,

@@ -12,6 +12,7 @@ export interface ObjectMeta {
   annotations?: Record<string, string>;
   finalizers?: string[];
   ownerReferences?: OwnerReference[];
+  managedFields?: { manager?: string; time?: string; subresource?: string }[];
 }
 
 export interface OwnerReference {

@@ -324,22 +324,26 @@ const residentKiB = (pid) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function serving(use, flags = []) {
-  const child = spawn(process.execPath, [
-    path("dist/cli.js"),
-    ...["--web.listen-address", "127.0.0.1:0", ...flags],
-  ]);
-  const last = flags.includes("--no-web") ? /counts \S/ : /metrics at (\S+)/;
-  let url;
-  for await (const data of child.stderr) {
-    const found = last.exec(data);
-    url = found?.[1];
-    if (found) break;
-  }
+  const silent = flags.includes("--no-web");
+  const web = silent ? [] : ["--web.listen-address", "127.0.0.1:0"];
+  const child = spawn(process.execPath, [path("dist/cli.js"), ...web, ...flags]);
+  const last = silent ? /counts \S/ : /metrics at (\S+)/;
+  let said = "";
+  const ended = once(child, "exit").then(([code, signal]) => {
+    throw new Error(`the agent ended with ${code ?? signal}: ${said}`);
+  });
+  const url = new Promise((resolve) => {
+    child.stderr.on("data", (data) => {
+      said += data;
+      const found = last.exec(said);
+      if (found) resolve(found[1]);
+    });
+  });
   try {
-    return await use(child.pid, url, child);
+    return await Promise.race([ended, url.then((at) => use(child.pid, at, child))]);
   } finally {
     child.kill("SIGTERM");
-    await once(child, "exit");
+    await ended.catch(() => {});
   }
 }
 

@@ -32,6 +32,7 @@ function follow(idle = 60_000, patience = 20_000): void {
   cache = new Cache(api, {
     ...{ path: LIST, idle, patience, onChange: () => {} },
     onError: (_, error) => errors.push(error),
+    onWell: () => {},
   });
   void cache.run(end.signal);
 }
@@ -135,7 +136,7 @@ test("what was missed beyond what the server remembers is listed again, and told
   server.put(path("a"), { data: {} });
   const told: string[] = [];
   cache = new Cache(api, {
-    ...{ path: LIST, onError: (_, error) => errors.push(error) },
+    ...{ path: LIST, onError: (_, error) => errors.push(error), onWell: () => {} },
     onChange: ({ metadata }, gone) => told.push(`${metadata.name} ${gone}`),
   });
   void cache.run(end.signal);

@@ -19,6 +19,8 @@ const APPS = "/apis/apps/v1/namespaces/meters/daemonsets";
 const CORE = "/api/v1/namespaces/meters";
 const LEASE = "/apis/coordination.k8s.io/v1/namespaces/operators/leases/execve-counter-operator";
 
+const hang = () => () => {};
+
 let server: ApiServer;
 let api: Api;
 let operator: Operator;
@@ -41,9 +43,9 @@ afterEach(async () => {
   server.close();
 });
 
-async function start(times = {}): Promise<void> {
+async function start(times = {}, log = createLog("error")): Promise<void> {
   api = server.connect();
-  operator = new Operator(api, "operators", createLog("error"), times);
+  operator = new Operator(api, "operators", log, times);
   running++;
   ended = operator.run(
     new Promise((resolve) => {
@@ -195,6 +197,46 @@ test("what is deleted or changed is healed; what others add stays", async () => 
       .slice(before)
       .filter(({ resource }) => resource === "daemonsets"),
   ).toEqual([]);
+});
+
+test("what others change again and again is put right less and less often, and that is said", async () => {
+  make();
+  await start({ status: 50, look: 200, calm: 500 });
+  await until("a status", status);
+  const path = `${CORE}/services/fleet`;
+  const isOurs = () => server.get(path).spec.selector !== "theirs";
+  const change = () => {
+    const { metadata, ...service } = server.get(path);
+    const managedFields = [
+      { manager: "execve-counter-operator", time: "2026-01-02T00:00:00Z" },
+      { manager: "flux", time: "2026-01-01T00:00:00Z" },
+      { manager: "kubelet", time: "2026-01-03T00:00:00Z", subresource: "status" },
+    ];
+    const spec = { ...service.spec, selector: "theirs" };
+    server.put(path, { ...service, metadata: { ...metadata, managedFields }, spec });
+  };
+  const applied = () => writes().filter(({ resource }) => resource === "services").length;
+  const before = applied();
+  const timer = setInterval(() => isOurs() && change(), 5);
+  await sleep(2000);
+  // Ten at once, then after one second, and two more.
+  expect(applied() - before).toBeGreaterThanOrEqual(10);
+  expect(applied() - before).toBeLessThanOrEqual(11);
+  expect(condition("Conflict")).toMatchObject({ status: "True", reason: "ChangedByOthers" });
+  expect(condition("Conflict").message).toContain("Service fleet (by flux)");
+  expect(events().join("\n")).toContain("Conflict: changed by others again and again");
+  // Nothing else has to wait.
+  server.remove(`${CORE}/configmaps/fleet-watch`);
+  await until("the list", () => server.get(`${CORE}/configmaps/fleet-watch`), 900);
+  // A change of the spec has not either.
+  make({ image: "another", watch: ["nc"] });
+  await until(
+    "the image",
+    () => server.get(`${APPS}/fleet`).spec.template.spec.containers[0].image === "another",
+    900,
+  );
+  clearInterval(timer);
+  await until("calm", () => isOurs() && condition("Conflict").status === "False", 20_000);
 });
 
 test("privileges that somebody gives to the pods are taken away, and selectors are as they were", async () => {
@@ -371,6 +413,18 @@ test("what the API server refuses is said, and tried again", async () => {
   await until("a DaemonSet", () => server.get(`${APPS}/fleet`));
   await until("no failure", () => condition("Progressing").reason !== "ApplyFailed");
 });
+
+test.each(["nc\u2003", "\u00a0nc", "#nc"])(
+  "the name %j, of which a list would make another, is said",
+  async (name) => {
+    make({ watch: [name] });
+    await start();
+    await until("the failure", () => condition("Progressing")?.reason === "ApplyFailed");
+    expect(condition("Progressing").message).toContain(
+      `cannot be ${JSON.stringify(name)}: leave out`,
+    );
+  },
+);
 
 test("a name that would end the agents is not given to them, and is said", async () => {
   make({ watch: ["nc"] });
@@ -740,6 +794,52 @@ test("a Lease whose holder is gone is taken once it is old, by this machine's ow
   expect(server.get(LEASE).spec).toMatchObject({ holderIdentity: "me", leaseTransitions: 1 });
 });
 
+test("the Lease is free at once also where the last renewal is under way still", async () => {
+  api = server.connect();
+  const errors: unknown[] = [];
+  const leadership = new Leadership(api, "operators", "me", (error) => error && errors.push(error));
+  const ended = new AbortController();
+  expect(await leadership.acquire(ended.signal)).toBe(true);
+  let renewals = 0;
+  // It is done, but its answer does not come.
+  server.fault = ({ verb, resource }) => {
+    if (verb !== "update" || resource !== "leases" || ++renewals > 1) return undefined;
+    const lease = server.get(LEASE);
+    server.put(LEASE, { ...lease, spec: { ...lease.spec, renewTime: "later" } });
+    ended.abort();
+    return hang();
+  };
+  await leadership.keep(ended.signal);
+  expect(renewals).toBe(1);
+  await leadership.release();
+  expect(server.get(LEASE).spec).toMatchObject({ holderIdentity: "", renewTime: "later" });
+  expect(errors).toEqual([]);
+});
+
+test("an error is said once, and once more when it comes again after all was well", async () => {
+  const said: string[] = [];
+  const log = { ...createLog("error"), error: (line: string) => void said.push(line) };
+  await start({}, log);
+  const times = (error: string) =>
+    said.filter((line) => line.startsWith("/api/v1/nodes: ") && line.includes(error)).length;
+  for (let outage = 1; outage <= 2; outage++) {
+    server.interrupt();
+    await until("the error", () => times("ECONNRESET") === outage);
+    await until("the watches", () => server.watches >= 8);
+    putNode(`n${outage}`);
+    await sleep(200);
+  }
+  let failed = 0;
+  server.fault = ({ verb, path }) => {
+    if (!path.startsWith("/api/v1/nodes") || !["list", "watch"].includes(verb)) return undefined;
+    failed++;
+    return refuse(500, "InternalError");
+  };
+  server.interrupt();
+  await until("three tries", () => failed >= 3);
+  expect(times("InternalError")).toBe(1);
+});
+
 test("a leader that cannot renew gives up before another may lead", async () => {
   api = server.connect();
   const leadership = new Leadership(api, "operators", "me", () => {});
@@ -795,8 +895,6 @@ test("a leader that sees another's name in the Lease stops at once", async () =>
   expect(performance.now() - begin).toBeLessThan(5000);
   expect(server.get(LEASE).spec.holderIdentity).toBe("other");
 });
-
-const hang = () => () => {};
 
 test("who has lost the Lease ends the writes that are under way, and begins none", async () => {
   await start();
@@ -965,6 +1063,7 @@ test("its metrics have controller-runtime's names, and its own", async () => {
 });
 
 test("a digest is the same in any order, and another for another list", () => {
+  expect(listDigest(["a", "b", "a"])).toBe(listDigest(["a", "b"]));
   expect(listDigest(["a", "b"])).toBe(listDigest(new Set(["b", "a"])));
   expect(listDigest(["a", "b"])).not.toBe(listDigest(["ab"]));
   expect(listDigest([])).toMatch(/^[0-9a-f]{16}$/);

@@ -83,7 +83,8 @@ test("the docs have every field with its default, every condition and every reas
     [...(row.split(" | ")[0] ?? "").matchAll(/`(\w+)`/g)].map(([, name]) => name as string),
   );
   const conditions = statusOf({
-    ...{ resource: resource(), verdicts: [], daemonSets: [], conflicts: [], now: new Date() },
+    ...{ resource: resource(), verdicts: [], daemonSets: [], now: new Date() },
+    ...{ conflicts: [], fights: [] },
     monitoring: ["True", "", ""],
     watchList: ["True", "", ""],
   }).conditions?.map(({ type }) => type);
