@@ -170,6 +170,11 @@ function isSelected(resource: Resource, labels: Record<string, string>): boolean
   return selector.every(([key, value]) => labels[key] === value) && isIn(places, labels);
 }
 
+/** Whether a node with these labels is one of the canary's. */
+export function isCanary(resource: Resource, labels: Record<string, string>): boolean {
+  return resource.spec.rollout.canary !== undefined && isIn(placesOf(resource, "canary"), labels);
+}
+
 /** Whether labels fulfil an expression, as the scheduler has it. */
 export function matches(
   { key, operator, values = [] }: Expression,

@@ -18,7 +18,14 @@ import {
   unpinOf,
   wrongName,
 } from "./children.ts";
-import { type Answer, classify, refusalOf, unsupportedFor, type Verdict } from "./nodes.ts";
+import {
+  type Answer,
+  classify,
+  isCanary,
+  refusalOf,
+  unsupportedFor,
+  type Verdict,
+} from "./nodes.ts";
 import { API_VERSION, GROUP, PLURAL, type Resource, type Status } from "./resource.ts";
 import { conditionOf, type Said, sameStatus, statusOf } from "./status.ts";
 import type { DaemonSet, KubernetesObject, Node, Pod } from "./types.ts";
@@ -107,8 +114,8 @@ export class Reconciler {
   readonly #phases = new Map<string, { ending: number; unpinning?: number }>();
   /** How each object was applied last, by resource and path. */
   readonly #applied = new Map<string, Map<string, Applied>>();
-  /** Why pods are refused, and when that was asked. */
-  readonly #refusals = new Map<string, { message: string | undefined; at: number }>();
+  /** Why pods of each DaemonSet are refused, and when that was asked. */
+  readonly #refusals = new Map<string, { messages: Map<Component, string>; at: number }>();
   /** The verdicts of the last look, by resource. */
   readonly verdicts = new Map<string, readonly Verdict[]>();
   /** How many objects were applied and deleted. */
@@ -364,9 +371,10 @@ export class Reconciler {
       if (!own.has(metadata.name)) missing.set(metadata.name, before?.get(metadata.name) ?? now);
     }
     this.#missing.set(key, missing);
-    const judge = (refusal?: string) =>
+    const judge = (refusals?: Map<Component, string>) =>
       [...this.#world.nodes.values()].map((node) => {
-        const { name } = node.metadata;
+        const { name, labels = {} } = node.metadata;
+        const refusal = refusals?.get(isCanary(resource, labels) ? "canary" : "meter");
         const pods = own.get(name) ?? [];
         const seen = {
           ...{ pods, other: others.get(name), missing: now - (missing.get(name) ?? now), refusal },
@@ -380,29 +388,33 @@ export class Reconciler {
         ({ node, state, reason }) => !own.has(node) && (state === "starting" || reason === "NoPod"),
       )
     ) {
-      const refusal = await this.#refusal(resource, [...own.values()].flat());
-      if (refusal) verdicts = judge(refusal);
+      const refusals = await this.#refusalsOf(resource, [...own.values()].flat());
+      if (refusals.size > 0) verdicts = judge(refusals);
     }
     this.verdicts.set(key, verdicts);
     return verdicts;
   }
 
   /** What the API says where pods may not be made; asked every few seconds at most. */
-  async #refusal(resource: Resource, pods: readonly Pod[]): Promise<string | undefined> {
+  async #refusalsOf(resource: Resource, pods: readonly Pod[]): Promise<Map<Component, string>> {
     const key = keyOf(resource);
     const known = this.#refusals.get(key);
-    if (known && performance.now() - known.at < this.#times.look) return known.message;
-    const { namespace } = resource.metadata;
-    const [set] = this.#daemonSets(resource);
-    if (!set) return undefined;
-    const fieldSelector = `involvedObject.uid=${set.metadata.uid},reason=FailedCreate`;
-    const path = pathOf("v1", "events", namespace);
-    const { items } = await this.#api.request<{
-      items: { message?: string; lastTimestamp?: string }[];
-    }>("GET", path, { query: { fieldSelector, limit: 50 }, signal: this.#signal });
-    const message = refusalOf(items, pods, Date.now());
-    this.#refusals.set(key, { message, at: performance.now() });
-    return message;
+    if (known && performance.now() - known.at < this.#times.look) return known.messages;
+    const messages = new Map<Component, string>();
+    const path = pathOf("v1", "events", resource.metadata.namespace);
+    for (const component of ["meter", "canary"] as const) {
+      const [set] = this.#daemonSets(resource, component);
+      if (!set) continue;
+      const fieldSelector = `involvedObject.uid=${set.metadata.uid},reason=FailedCreate`;
+      const { items } = await this.#api.request<{
+        items: { message?: string; lastTimestamp?: string }[];
+      }>("GET", path, { query: { fieldSelector, limit: 50 }, signal: this.#signal });
+      const made = pods.filter(({ metadata }) => metadata.labels?.[COMPONENT_LABEL] === component);
+      const message = refusalOf(items, made, Date.now());
+      if (message) messages.set(component, message);
+    }
+    this.#refusals.set(key, { messages, at: performance.now() });
+    return messages;
   }
 
   #monitoring({ spec }: Resource): Said {
@@ -437,7 +449,9 @@ export class Reconciler {
   /** The status as it is in the cluster: until the cache has what was written, that. */
   #before(resource: Resource): Status | undefined {
     const last = this.#written.get(keyOf(resource));
-    // As etcd numbers them, and as Kubernetes promises since 1.35.
+    // As etcd numbers them, and as Kubernetes promises since 1.35. Equality would not do: what others
+    // have changed in between is old, too. Where they are no numbers, what the cache has is taken,
+    // which costs a write that changes nothing.
     const isOld = last && Number(resource.metadata.resourceVersion) < last.version;
     return isOld ? last.status : resource.status;
   }

@@ -199,9 +199,12 @@ export class ApiServer {
     const path = subresource ? url.pathname.slice(0, -subresource.length - 1) : url.pathname;
     const there = this.get(path);
     const [label = "", value = ""] = (url.searchParams.get("labelSelector") ?? "").split("=");
-    const [, reason] = /reason=(\w+)/.exec(url.searchParams.get("fieldSelector") ?? "") ?? [];
+    const fields = url.searchParams.get("fieldSelector") ?? "";
+    const [, reason] = /reason=(\w+)/.exec(fields) ?? [];
+    const [, about] = /involvedObject\.uid=([^,]+)/.exec(fields) ?? [];
     const matches = (object: Any) =>
       (reason === undefined || object.reason === reason) &&
+      (about === undefined || object.involvedObject?.uid === about) &&
       (label === "" || object.metadata.labels?.[label] === value) &&
       (!namespace || object.metadata.namespace === namespace);
     switch (asked.verb) {

@@ -442,18 +442,47 @@ test("a name that would end the agents is not given to them, and is said", async
   expect(server.get(`${APPS}/fleet`).spec.template.spec.containers[0].args).toContain("--failures");
 });
 
+const putRefusal = (set: string, message: string, secondsAgo = 0) =>
+  server.put(`${CORE}/events/${set}`, {
+    ...{ reason: "FailedCreate", message },
+    involvedObject: { uid: server.get(`${APPS}/${set}`).metadata.uid },
+    lastTimestamp: new Date(Date.now() - 1000 * secondsAgo).toISOString(),
+  });
+
 test("pods that may not be made are a problem, with the reason that the API gives", async () => {
   putNode("a");
   make();
   await start();
   await until("a status", status);
-  server.put(`${CORE}/events/x`, {
-    ...{ reason: "FailedCreate", message: "pods are forbidden: violates PodSecurity" },
-    lastTimestamp: new Date().toISOString(),
-  });
+  putRefusal("fleet", "pods are forbidden: violates PodSecurity");
   await until("a problem", () => status().problems.length > 0);
   expect(status().problems).toMatchObject([{ reason: "NotPermitted", nodes: 1, examples: ["a"] }]);
   expect(condition("Degraded").message).toContain("violates PodSecurity; to do: ");
+});
+
+test("what the API gives is a reason for the nodes of that DaemonSet, the canary's or the other, while it is fresh", async () => {
+  for (const name of ["a", "b", "c"]) putNode(name, name === "c" ? { canary: "yes" } : {});
+  const canary = { nodeSelector: { canary: "yes" }, image: "execve-counter:next" };
+  make({ rollout: { maxUnavailable: 1, canary } });
+  await start({ status: 50, look: 100 });
+  await until("a status", status);
+  // A pod made after the canary's refusal, but by the other DaemonSet.
+  putRefusal("fleet-canary", "violates PodSecurity", 60);
+  const one = pod("a");
+  const creationTimestamp = new Date().toISOString();
+  server.put(`${CORE}/pods/a`, { ...one, metadata: { ...one.metadata, creationTimestamp } });
+  const refused = () =>
+    status().problems.map(({ reason, examples }: Any) => `${reason} ${examples}`);
+  await until("a problem", () => status().nodes.counting === 1 && refused().length > 0);
+  expect(refused()).toEqual(["NotPermitted c"]);
+  putRefusal("fleet", "exceeded quota");
+  await until("a second one", () => status().problems[0].nodes === 2);
+  expect(refused()).toEqual(["NotPermitted b,c"]);
+  // One that is old says nothing.
+  for (const set of ["fleet", "fleet-canary"]) putRefusal(set, "violates PodSecurity", 3600);
+  await sleep(150);
+  putNode("d", { "kubernetes.io/os": "windows" });
+  await until("no problem", () => status().problems.length === 0);
 });
 
 test("deleted, it ends the agents first, then unpins on every node, and says what is out of reach", async () => {
