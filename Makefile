@@ -27,7 +27,7 @@ PACKAGES := clang llvm libbpf-dev libc6-dev linux-libc-dev pkg-config g++ make p
 	$(if $(filter test test-mounts bench,$(MAKECMDGOALS)),$(BPFTOOL) bpftrace strace util-linux) \
 	$(if $(filter test test-mounts pictures test-cluster,$(MAKECMDGOALS)),$(RUNC) busybox-static) \
 	$(if $(filter test test-mounts test-unit,$(MAKECMDGOALS)),groff-base libfaketime openssl zsh fish) \
-	$(if $(filter test pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
+	$(if $(filter test test-unit pictures,$(MAKECMDGOALS)),$(CHROMIUM) fonts-dejavu-core tmux) \
 	$(if $(filter pictures,$(MAKECMDGOALS)),aha pngquant) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),qemu-system-x86 busybox-static cpio debian-archive-keyring debootstrap) \
 	$(if $(filter test-vm,$(MAKECMDGOALS)),$(if $(ARM64),qemu-system-arm lld dpkg-dev \
