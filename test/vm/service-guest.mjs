@@ -1,10 +1,20 @@
 // Runs inside a test machine with systemd: does to the service what an administrator does,
 // and reports what came of it.
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const METER = "http://127.0.0.1:11059";
+const USER = "1000";
 const DROP_INS = "/etc/systemd/system/execve-counter.service.d";
 
 function run(command, ...args) {
@@ -104,6 +114,84 @@ async function activated() {
   return { started, before, first, restart, second };
 }
 
+/**
+ * Three starts each in units of every kind, which end before anyone scrapes: what the first scrape
+ * shows of each, and what there is once all have retired.
+ */
+async function retirement() {
+  cpSync("/bin/true", "/usr/local/bin/program");
+  const script = "program; program; program";
+  const job = `ExecStart=/bin/sh -c "${script}"\n`;
+  const user = `user@${USER}.service`;
+  const runtime = `/run/user/${USER}`;
+  for (const [path, text] of [
+    ["system/job@.service", `[Service]\nType=oneshot\n${job}`],
+    ["user/own.service", `[Service]\nType=oneshot\n${job}`],
+    // There is no logind, which makes this directory for a user who lingers.
+    [
+      `system/${user}.d/alone.conf`,
+      `[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=${runtime}\n`,
+    ],
+    [
+      `system/user-runtime-dir@${USER}.service.d/alone.conf`,
+      `[Service]\nExecStart=\nExecStop=\nExecStart=/usr/bin/install -d -m 0700 -o ${USER} -g ${USER} ${runtime}\n`,
+    ],
+  ]) {
+    const file = `/etc/systemd/${path}`;
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, text);
+  }
+  appendFileSync("/etc/passwd", `lingers:x:${USER}:${USER}::/:/bin/sh\n`);
+  appendFileSync("/etc/group", `lingers:x:${USER}:\n`);
+  const flags = "--by unit,command --retire-after 1s --interval 1h";
+  writeFileSync("/etc/default/execve-counter", `EXECVE_COUNTER_FLAGS="${flags}"`);
+  systemctl("stop", "execve-counter.socket");
+  systemctl("daemon-reload");
+  systemctl("restart", "execve-counter");
+  const series = async () => {
+    const rows = [
+      ...(await get("/metrics")).matchAll(/^execve_counter_execs_total\{(.*)\} (\d+)$/gm),
+    ];
+    return rows.map(([, labels, value]) => ({ labels, execs: Number(value) }));
+  };
+
+  await series(); // from now on rows wait for a scrape
+  const asUser = ["--reuid", USER, "--regid", USER, "--clear-groups", "env"];
+  const runs = [
+    run("systemd-run", "--unit=transient.service", "/bin/sh", "-c", script),
+    systemctl("start", "job@one.service"),
+    run("systemd-run", "--scope", "--unit=some.scope", "/bin/sh", "-c", script),
+    run(
+      "systemd-run",
+      "--scope",
+      "--slice=outer-inner",
+      "--unit=deep.scope",
+      "/bin/sh",
+      "-c",
+      script,
+    ),
+    systemctl("start", user),
+    run(
+      "setpriv",
+      ...asUser,
+      `XDG_RUNTIME_DIR=${runtime}`,
+      "systemctl",
+      "--user",
+      "start",
+      "own.service",
+    ),
+    systemctl("stop", user, "outer.slice"),
+  ].filter(({ status }) => status !== 0);
+  await sleep(5000); // longer than --retire-after, and no scrape
+  const first = await series();
+  const gone = (labels) => /"(transient|job@one|own)\.service"|"(some|deep)\.scope"/.test(labels);
+  const last = await until("all to retire", async () => {
+    const now = await series();
+    return now.some(({ labels }) => gone(labels)) ? undefined : now;
+  });
+  return { failed: runs, first, last, execs: (await counts()).execs };
+}
+
 const report = {};
 try {
   report.user = run("systemd-sysusers").output;
@@ -112,6 +200,7 @@ try {
   report.watchdog = await watchdog();
   report.pinned = await pinned();
   report.activated = await activated();
+  report.retirement = await retirement();
 } catch (error) {
   report.error = `${error.stack}\n${run("journalctl", "--unit=execve-counter", "--no-pager").output}`;
 }

@@ -24,6 +24,11 @@ interface Report {
   watchdog: { first: string; alive: State; restarted: State; metrics: string };
   pinned: { started: Run; first: Counts; stopped: State; second: Counts; unpinned: Run };
   activated: { started: Run; before: State; first: Counts; restart: Run; second: Counts };
+  retirement: { failed: Run[]; first: Series[]; last: Series[]; execs: number };
+}
+interface Series {
+  labels: string;
+  execs: number;
 }
 
 const STORM = 10_000;
@@ -32,7 +37,7 @@ test("the service under systemd, on Debian 12", async () => {
   const initrd = projectPath("build/test/service.gz");
   const append = "rdinit=/lib/systemd/systemd";
   const report = (await boot("bookworm", "cloud-amd64", initrd, append)) as Report;
-  const { plain, watchdog, pinned, activated } = report;
+  const { plain, watchdog, pinned, activated, retirement } = report;
   expect(report.error).toBeUndefined();
 
   const exposure = /Overall exposure level for execve-counter.service: (\d+\.\d+)/;
@@ -74,4 +79,24 @@ test("the service under systemd, on Debian 12", async () => {
   expect(activated.started.status).toBe(0);
   expect(activated.before.ActiveState).toBe("inactive");
   expect(activated.second.start_time > activated.first.start_time).toBe(true);
+
+  // Units of every kind: each has its label until a scrape has had its last count, though it
+  // ended long ago; then it retires, with its group's parents, and no exec is lost.
+  const { failed, first, last, execs } = retirement;
+  const sum = (series: Series[]) => series.reduce((all, row) => all + row.execs, 0);
+  expect(failed).toEqual([]);
+  for (const unit of [
+    "transient.service",
+    "job@one.service",
+    "some.scope",
+    "deep.scope",
+    "own.service",
+  ]) {
+    const row = { labels: `command="program",unit="${unit}"`, execs: 3 };
+    expect(first).toContainEqual(row);
+  }
+  const retired = last.filter(({ labels }) => labels.includes('unit="retired"'));
+  expect(sum(retired)).toBeGreaterThanOrEqual(15);
+  expect(sum(last)).toBe(execs);
+  expect(sum(first)).toBeLessThanOrEqual(execs);
 });
