@@ -28,7 +28,8 @@ if [ "$1" != in ]; then
 	mkdir "$directory"
 	trap remove EXIT
 	trap 'exit 1' HUP INT TERM
-	for hierarchy in $hierarchies; do mkdir "$hierarchy/${directory##*/}"; done
+	# One that is mounted twice, as for a chroot, has it already.
+	for hierarchy in $hierarchies; do mkdir -p "$hierarchy/${directory##*/}"; done
 	"$here/../support/mounts.sh" systemd unshare --net --pid --fork --kill-child \
 		"$here/cluster.sh" in "$here/up.sh" "$bin" "$directory" "$@"
 	exit
